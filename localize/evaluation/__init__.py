@@ -1,0 +1,1 @@
+"""Scenes and photos with known boxes, the metrics, and the published recipes for comparison."""

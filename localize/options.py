@@ -1,0 +1,46 @@
+"""The knobs of a run, as plain data.
+
+Knows their names, ranges and defaults; knows nothing of the parts that read them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that a user may set, checked when it is made.
+
+    scales: sides of the square windows. A number up to 1 is a fraction of the picture's short
+        side, a larger one is pixels. Empty: the whole picture alone.
+    stride: step between windows as a fraction of the window's side, in (0, 1].
+        1 gives the plain grid of patches.
+    threshold: the least score, in [0, 1], of a box that is reported.
+    negatives: words that prompts are scored against, besides the encoder's own bank.
+    batch_size: crops that go through the image encoder at once.
+
+    Raises ValueError naming the field and its range.
+    """
+
+    scales: tuple[float, ...] = (1.0, 0.71, 0.5, 0.35)
+    stride: float = 0.5
+    threshold: float = 0.3
+    negatives: tuple[str, ...] = ()
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if any(not (math.isfinite(scale) and scale > 0) for scale in self.scales):
+            raise ValueError(
+                f"scales must be positive numbers (up to 1: fractions of the short side, "
+                f"above 1: pixels), not {self.scales}"
+            )
+        if not 0 < self.stride <= 1:
+            raise ValueError(f"stride must be in (0, 1], not {self.stride}")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be in [0, 1], not {self.threshold}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        if any(not word.strip() for word in self.negatives):
+            raise ValueError("negatives must be words; one of them is blank")
