@@ -1,0 +1,32 @@
+"""Zero-shot object localization: an image and some words in; where they are, out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from localize.localizer import Encoded, Localizer
+    from localize.options import Options
+    from localize.prompts import Prompt
+    from localize.result import Box, Localization
+
+__all__ = ["Box", "Encoded", "Localization", "Localizer", "Options", "Prompt"]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Box": "localize.result",
+    "Encoded": "localize.localizer",
+    "Localization": "localize.result",
+    "Localizer": "localize.localizer",
+    "Options": "localize.options",
+    "Prompt": "localize.prompts",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use, so that the command line's help loads no torch."""
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'localize' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

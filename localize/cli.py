@@ -1,0 +1,379 @@
+"""Words on the command line -> the Python API, and clear errors.
+
+Knows options, exit codes and where outputs go; must not know algorithms. Imports what is heavy only
+once the words on the command line make sense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from localize.options import Options
+
+if TYPE_CHECKING:
+    from localize.io import Picture
+    from localize.localizer import Localizer
+    from localize.result import Localization
+
+DONE, SOME_FAILED, USAGE = 0, 1, 2
+INTERRUPTED, TERMINATED = 130, 143
+
+DEMO_PROMPTS = ("a cat", "a butterfly", "a bicycle")
+
+
+class UsageError(Exception):
+    """What the user asked for cannot be done; the message says why in one sentence."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0 done, 1 some inputs failed, 2 usage."""
+    parsed = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        run: Callable[[argparse.Namespace], int] = parsed.run
+        return run(parsed)
+    except UsageError as error:
+        _complain(str(error))
+        return USAGE
+    except KeyboardInterrupt:
+        _complain("interrupted; what was finished is intact")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; leave nothing for the interpreter to flush into it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SOME_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="localize",
+        description="Find things in pictures by words: relevance maps, boxes, and 'not here'.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_detect(commands)
+    _add_demo(commands)
+    _add_evaluate(commands)
+    return parser
+
+
+def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    detect = commands.add_parser(
+        "detect", help="find prompts in images; writes boxes as JSON and overlays"
+    )
+    detect.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
+    detect.add_argument(
+        "-p",
+        "--prompt",
+        dest="prompts",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="PROMPT",
+        help="what to look for, in words",
+    )
+    detect.add_argument(
+        "-o", "--output", default="localize-out", metavar="DIR", help="default: %(default)s"
+    )
+    detect.add_argument(
+        "--heatmaps", action="store_true", help="also write a heatmap overlay for each prompt"
+    )
+    detect.add_argument(
+        "--resume", action="store_true", help="skip images that an earlier run has finished"
+    )
+    _add_model(detect)
+    _add_options(detect)
+    detect.set_defaults(run=_detect)
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    demo = commands.add_parser("demo", help="find a cat and a butterfly with the embedded model")
+    demo.add_argument(
+        "-o", "--output", default="localize-demo", metavar="DIR", help="default: %(default)s"
+    )
+    demo.add_argument("--quiet", action="store_true", help="print errors only")
+    demo.set_defaults(run=_demo)
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    evaluate = commands.add_parser(
+        "evaluate", help="measure accuracy on generated scenes or on a COCO-layout folder"
+    )
+    source = evaluate.add_mutually_exclusive_group(required=True)
+    source.add_argument("--scenes", type=int, metavar="N", help="measure on N generated scenes")
+    source.add_argument(
+        "--data", metavar="FOLDER", help="measure on images/ and instances.json in this folder"
+    )
+    evaluate.add_argument("--seed", type=int, default=0, help="seed of the first scene")
+    evaluate.add_argument("--json", metavar="FILE", help="write the figures to this file")
+    evaluate.add_argument(
+        "--encoder",
+        metavar="MODULE:OBJECT",
+        help="any object of the Encoder protocol, in place of --model",
+    )
+    evaluate.add_argument(
+        "--recipes", action="store_true", help="run the published recipes on the same images too"
+    )
+    _add_model(evaluate)
+    _add_options(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default="emoji",
+        help="hub id or local folder of a CLIP-like checkpoint; default: the embedded 'emoji'",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; default: auto")
+    parser.add_argument(
+        "--dtype", default="auto", help="auto, float32, bfloat16, float16; default: auto"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    defaults = Options()
+    parser.add_argument(
+        "--scales",
+        type=float,
+        nargs="*",
+        default=defaults.scales,
+        metavar="SIDE",
+        help="window sides: up to 1 fractions of the short side, above 1 pixels; "
+        "default: 1 .71 .5 .35",
+    )
+    parser.add_argument(
+        "--stride",
+        type=float,
+        default=defaults.stride,
+        help="step between windows as a fraction of their side, in (0, 1]; default: %(default)s",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=defaults.threshold,
+        help="least score of a reported box, in [0, 1]; default: %(default)s",
+    )
+    parser.add_argument(
+        "--negatives",
+        nargs="+",
+        default=defaults.negatives,
+        metavar="WORD",
+        help="words to score against, besides the built-in ones",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=defaults.batch_size,
+        metavar="N",
+        help="crops through the encoder at once; default: %(default)s",
+    )
+
+
+def _options(parsed: argparse.Namespace) -> Options:
+    """Options has one field a flag; lists from the command line become tuples."""
+    values: dict[str, Any] = {}
+    for field in fields(Options):
+        value = getattr(parsed, field.name)
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return Options(**values)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _detect(parsed: argparse.Namespace) -> int:
+    options = _options(parsed)
+    from localize import io
+
+    paths, problems = io.find_images(parsed.images)
+    for problem in problems:
+        _complain(problem)
+    failures = len(problems)
+    outputs = _outputs(paths, Path(parsed.output))
+    settings = {"model": parsed.model, "dtype": parsed.dtype, **asdict(options)}
+    if parsed.resume:
+        outputs = {
+            path: output
+            for path, output in outputs.items()
+            if not _is_finished(path, output, parsed.prompts, settings)
+        }
+    if outputs:
+        localizer = _localizer(parsed, options)
+        failures += _detect_all(localizer, outputs, parsed, settings)
+    return SOME_FAILED if failures else DONE
+
+
+def _detect_all(
+    localizer: Localizer,
+    outputs: dict[Path, Path],
+    parsed: argparse.Namespace,
+    settings: dict[str, Any],
+) -> int:
+    """Localize every image and write its outputs; returns how many failed."""
+    from localize import io
+
+    failed: list[Path] = []
+    read: list[Path] = []
+    pictures = _read_all(outputs, read, failed)
+    progress = _progress(None, len(outputs), parsed.quiet)
+    try:
+        for result in localizer.locate_many(pictures, parsed.prompts):
+            path = read.pop(0)
+            _write_outputs(result, outputs[path], parsed.heatmaps, settings)
+            progress.update()
+            if not parsed.quiet:
+                progress.write(_summary(result, io.display_name(path)), file=sys.stdout)
+    except io.OutputError as error:
+        raise UsageError(str(error)) from None
+    finally:
+        progress.close()
+    return len(failed)
+
+
+def _read_all(paths: Iterable[Path], read: list[Path], failed: list[Path]) -> Iterator[Picture]:
+    """The pictures that can be read; notes in `read` and `failed` which those are."""
+    from localize import io
+
+    for path in paths:
+        try:
+            picture = io.read_image(path)
+        except io.ImageError as error:
+            _complain(str(error))
+            failed.append(path)
+            continue
+        for note in picture.notes:
+            _complain(f"{io.display_name(path)}: {note}")
+        read.append(path)
+        yield picture
+
+
+def _outputs(paths: Iterable[Path], folder: Path) -> dict[Path, Path]:
+    """Where the outputs of each image go: its place below the inputs' common folder."""
+    absolute = {path: Path(os.path.abspath(path)) for path in paths}
+    if not absolute:
+        return {}
+    common = os.path.commonpath([path.parent for path in absolute.values()])
+    return {path: folder / full.relative_to(common) for path, full in absolute.items()}
+
+
+def _write_outputs(
+    result: Localization, output: Path, heatmaps: bool, settings: dict[str, Any]
+) -> None:
+    """Write overlays first and JSON last: where there is JSON, the image is finished."""
+    from localize import io
+
+    io.write_image(_beside(output, ".boxes.png"), result.boxes_overlay())
+    if heatmaps:
+        for number, prompt in enumerate(result.prompts, 1):
+            name = f".{number}-{_slug(prompt)}.png"
+            io.write_image(_beside(output, name), result.overlay(prompt))
+    io.write_json(_beside(output, ".json"), {**result.to_dict(), "settings": settings})
+
+
+def _beside(output: Path, ending: str) -> Path:
+    return output.with_name(output.name + ending)
+
+
+def _slug(prompt: str) -> str:
+    """A short form of a prompt that is safe in a file's name."""
+    safe = "".join(letter if letter.isalnum() else "-" for letter in prompt.lower())
+    return safe[:40].strip("-") or "prompt"
+
+
+def _is_finished(path: Path, output: Path, prompts: list[str], settings: dict[str, Any]) -> bool:
+    """Whether an earlier run with the same settings has finished this image as it is now."""
+    target = _beside(output, ".json")
+    try:
+        with open(target, encoding="utf-8") as file:
+            found = json.load(file)
+        newer = target.stat().st_mtime >= path.stat().st_mtime
+    except (OSError, ValueError):
+        return False
+    same = json.loads(json.dumps(settings))
+    return (
+        newer
+        and isinstance(found, dict)
+        and found.get("prompts") == prompts
+        and found.get("settings") == same
+    )
+
+
+def _demo(parsed: argparse.Namespace) -> int:
+    from PIL import Image
+
+    from localize import io
+    from localize.evaluation.scenes import demo_scene
+    from localize.localizer import Localizer
+
+    folder = Path(parsed.output)
+    image = demo_scene().image
+    result = Localizer.from_pretrained("emoji").locate(image, DEMO_PROMPTS)
+    try:
+        io.write_image(folder / "scene.png", Image.fromarray(image))
+        for prompt in DEMO_PROMPTS:
+            io.write_image(folder / f"{_slug(prompt)}.png", result.overlay(prompt))
+        io.write_image(folder / "boxes.png", result.boxes_overlay())
+        result.save_json(folder / "scene.json")
+    except io.OutputError as error:
+        raise UsageError(str(error)) from None
+    if not parsed.quiet:
+        print(_summary(result, "scene.png"))
+        print(f"The scene, its overlays and the JSON are in {io.display_name(folder)}.")
+    return DONE
+
+
+def _summary(result: Localization, name: str) -> str:
+    lines = [name]
+    for prompt, presence in zip(result.prompts, result.presence, strict=True):
+        boxes = [box for box in result.boxes if box.label == prompt]
+        places = "; ".join(
+            f"({', '.join(str(round(edge)) for edge in box.xyxy)}) {box.score:.2f}" for box in boxes
+        )
+        lines.append(f"  {prompt}: {places or 'not here'} [presence {presence:.2f}]")
+    return "\n".join(lines)
+
+
+def _localizer(parsed: argparse.Namespace, options: Options) -> Localizer:
+    from localize.encoders import CheckpointError
+    from localize.localizer import Localizer
+
+    try:
+        return Localizer.from_pretrained(
+            parsed.model, device=parsed.device, dtype=parsed.dtype, options=options
+        )
+    except (CheckpointError, ValueError) as error:
+        raise UsageError(str(error)) from None
+
+
+def _progress(items: Iterable[Any] | None, total: int, quiet: bool) -> Any:
+    """A bar on stderr that vanishes when it is done and never shows where there is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, leave=False, unit="image", disable=True if quiet else None)
+
+
+def _complain(message: str) -> None:
+    print(f"localize: {message}", file=sys.stderr)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    _complain("terminated; what was finished is intact")
+    raise SystemExit(TERMINATED)
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    raise UsageError("evaluate is not available yet")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

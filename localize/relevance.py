@@ -1,0 +1,118 @@
+"""From the scores of windows and of their tokens to one relevance map a prompt.
+
+Knows embeddings, grids of windows and their weights; must not know OpenCV or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from localize.windows import Grid
+
+Array = npt.NDArray[np.float32]
+
+SYNONYM = 0.9
+"""A negative whose cosine with the prompt is above this is the prompt by another name."""
+
+TOKEN_POWER = 0.3
+"""Weight of the tokens in the weighted geometric mean of token map and window map."""
+
+MAP_SIDE = 256
+"""Pixels along the long side of a relevance map: finer than windows and tokens can resolve."""
+
+
+def probabilities(
+    embeddings: torch.Tensor, prompts: torch.Tensor, negatives: torch.Tensor, logit_scale: float
+) -> torch.Tensor:
+    """How much more each embedding is like the prompt than like anything else.
+
+    embeddings: unit-norm (..., D). prompts: unit-norm (P, D). negatives: unit-norm (K, D).
+    Returns float32 (..., P) in [0, 1]: for each prompt alone, the softmax of logit_scale * cosine
+    over the prompt and the negatives that are not its synonyms.
+    """
+    others = (prompts @ negatives.T < SYNONYM).float()
+    logits = logit_scale * embeddings @ prompts.T
+    against = logit_scale * embeddings @ negatives.T
+    top = torch.maximum(logits.amax(-1, True), against.amax(-1, True))
+    wanted = torch.exp(logits - top)
+    unwanted = torch.exp(against - top) @ others.T
+    return wanted / (wanted + unwanted).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def presences(scores: torch.Tensor) -> Array:
+    """How sure it is that each prompt is in the picture at all, float32 (P,) in [0, 1].
+
+    scores: (N, P), of all windows of all scales. The most convincing window counts.
+    """
+    return scores.amax(0).numpy()
+
+
+def map_size(width: int, height: int) -> tuple[int, int]:
+    """(width, height) of the relevance maps of a picture of this size."""
+    shrink = min(1.0, MAP_SIDE / max(width, height))
+    return max(1, round(width * shrink)), max(1, round(height * shrink))
+
+
+def relevance_maps(
+    grids: Sequence[Grid], window_scores: torch.Tensor, token_scores: torch.Tensor | None
+) -> Array:
+    """One map a prompt, float32 (P, h, w) in [0, 1], of `map_size`.
+
+    window_scores: (N, P). token_scores: (N, th, tw, P) or None.
+    Within a scale, overlapping windows are averaged; scales are averaged with equal weight.
+    Windows say what is there and tokens where in the window: the map is
+    tokens^0.3 * windows^0.7, the best exponents in a trial on 60 COCO photos.
+    """
+    windows = _mean_over_scales(grids, window_scores[:, None, None, :])
+    if token_scores is None:
+        return windows
+    tokens = _mean_over_scales(grids, token_scores)
+    return np.asarray(tokens**TOKEN_POWER * windows ** (1 - TOKEN_POWER), np.float32)
+
+
+def _mean_over_scales(grids: Sequence[Grid], scores: torch.Tensor) -> Array:
+    """Average the overlap-averaged maps of all grids; scores (N, th, tw, P) -> (P, h, w)."""
+    maps = []
+    for grid, part in zip(grids, scores.split([len(grid) for grid in grids]), strict=True):
+        maps.append(overlap_average(grid, part))
+    return np.asarray(torch.stack(maps).mean(0).clamp(0, 1).numpy(), np.float32)
+
+
+def overlap_average(grid: Grid, scores: torch.Tensor) -> torch.Tensor:
+    """The weighted mean, at every pixel of the map, of the scores of the windows that cover it.
+
+    scores: (N, th, tw, P), the scores of the cells of each window (1 x 1: of the window itself).
+    Returns (P, h, w). Windows lie on a grid and a window's weight is a product of a profile along
+    x and one along y, so with S the scores laid out by rows and columns of cells the mean is
+    (Gy S Gx^T) / (gy gx^T), where gy and gx are the row sums of Gy and Gx.
+    """
+    width, height = map_size(*grid.picture)
+    cells_y, cells_x, prompts = scores.shape[1:]
+    rows, columns = len(grid.ys), len(grid.xs)
+    gy = _axis_weights(grid.ys, grid.side, cells_y, grid.level[1], height)
+    gx = _axis_weights(grid.xs, grid.side, cells_x, grid.level[0], width)
+    laid_out = scores.view(rows, columns, cells_y, cells_x, prompts).permute(4, 0, 2, 1, 3)
+    laid_out = laid_out.reshape(prompts, rows * cells_y, columns * cells_x)
+    gy, gx = gy / gy.sum(1, keepdim=True), gx / gx.sum(1, keepdim=True)
+    return gy @ laid_out @ gx.T
+
+
+def _axis_weights(
+    starts: Sequence[int], side: int, cells: int, level: int, length: int
+) -> torch.Tensor:
+    """Weight of every cell of every window at every pixel of one axis: (length, windows * cells).
+
+    A window's profile is a Gaussian about its centre with a standard deviation of a quarter of its
+    side; inside it the cells are interpolated linearly, and cells beyond the border do not exist.
+    """
+    pixels = (torch.arange(length) + 0.5) * (level / length)
+    inside = (pixels[:, None] - torch.tensor(starts)) / side
+    profile = torch.exp(-0.5 * ((inside - 0.5) / 0.25) ** 2) * ((inside >= 0) & (inside < 1))
+    centres = (torch.arange(cells) + 0.5) / cells
+    place = inside.clamp(0.5 / cells, 1 - 0.5 / cells)
+    hats = (1 - cells * (place[..., None] - centres).abs()).clamp_min(0)
+    return (profile[..., None] * hats).flatten(1)

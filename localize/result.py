@@ -1,0 +1,137 @@
+"""What the toolkit answers, as plain data that exporters and renderers read.
+
+Knows pictures, maps and boxes; must not know how they were made.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from localize import io, render
+
+JSON_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Box:
+    """One found thing.
+
+    label: the prompt that found it. score: in [0, 1].
+    xyxy: left, top, right, bottom in pixels of the upright picture; right and bottom exclusive.
+    """
+
+    label: str
+    score: float
+    xyxy: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Localization:
+    """Where each prompt is in one picture.
+
+    pixels: the upright picture, uint8 (H, W, 3).
+    file: the name of its file, if it came from one.
+    model: the name of the encoder.
+    prompts: the P labels asked for.
+    presence: float32 (P,) in [0, 1], how sure it is that each prompt is in the picture at all.
+    maps: float32 (P, h, w) in [0, 1], relevance at the resolution that windows can resolve.
+    boxes: of all prompts, best first.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    file: str | None
+    model: str
+    prompts: tuple[str, ...]
+    presence: npt.NDArray[np.float32]
+    maps: npt.NDArray[np.float32]
+    boxes: list[Box]
+
+    @property
+    def width(self) -> int:
+        """Width of the upright picture in pixels."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Height of the upright picture in pixels."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def relevance(self) -> npt.NDArray[np.float32]:
+        """The maps enlarged to the picture, float32 (P, height, width) in [0, 1].
+
+        Made anew at each call; for many prompts or a huge picture read `maps`.
+        """
+        size = (self.width, self.height)
+        maps = [Image.fromarray(each).resize(size, Image.Resampling.BILINEAR) for each in self.maps]
+        shape = (len(maps), self.height, self.width)
+        return np.asarray(maps, np.float32).reshape(shape) if maps else np.empty(shape, np.float32)
+
+    def overlay(self, prompt: str) -> Image.Image:
+        """The picture under the relevance map and the boxes of one prompt, with a legend.
+
+        Raises ValueError when the prompt is not among those asked.
+        """
+        if prompt not in self.prompts:
+            raise ValueError(f"{prompt!r} was not asked; the prompts are {list(self.prompts)}")
+        index = self.prompts.index(prompt)
+        boxes = [box for box in self.boxes if box.label == prompt]
+        return render.overlay(
+            self.pixels,
+            self.maps[index],
+            xyxy=_xyxy(boxes),
+            labels=[box.label for box in boxes],
+            scores=[box.score for box in boxes],
+            title=prompt,
+            presence=float(self.presence[index]),
+        )
+
+    def boxes_overlay(self) -> Image.Image:
+        """The picture with the boxes of all prompts."""
+        return render.boxes_overlay(
+            self.pixels,
+            xyxy=_xyxy(self.boxes),
+            labels=[box.label for box in self.boxes],
+            scores=[box.score for box in self.boxes],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain data, in the form that `save_json` writes.
+
+        Boxes have the form of Hugging Face's zero-shot-object-detection pipeline: whole pixels.
+        """
+        return {
+            "version": JSON_VERSION,
+            "image": {"file": self.file, "width": self.width, "height": self.height},
+            "model": self.model,
+            "prompts": list(self.prompts),
+            "presence": [round(float(value), 4) for value in self.presence],
+            "boxes": [
+                {
+                    "label": box.label,
+                    "score": round(box.score, 4),
+                    "box": dict(zip(_CORNERS, map(round, box.xyxy), strict=True)),
+                }
+                for box in self.boxes
+            ],
+        }
+
+    def save_json(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_dict()` to a file, whole or not at all.
+
+        Raises io.OutputError when the file cannot be written.
+        """
+        io.write_json(path, self.to_dict())
+
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def _xyxy(boxes: list[Box]) -> npt.NDArray[np.float32]:
+    return np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4)

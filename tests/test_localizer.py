@@ -1,0 +1,166 @@
+"""The two verbs, on an encoder small enough to reason about: it sees colours."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from localize import Localizer, Options, Prompt
+
+COLOURS = {
+    "red": (1, 0, 0),
+    "green": (0, 1, 0),
+    "blue": (0, 0, 1),
+    "grey": (0.5, 0.5, 0.5),
+}
+
+
+class ColourEncoder:
+    """Embeds crops, and each of their 4 x 4 cells, by their mean colour; prompts by its name."""
+
+    image_size = 32
+    mean = (0.5, 0.5, 0.5)
+    std = (0.5, 0.5, 0.5)
+    logit_scale = 30.0
+    negatives = tuple(COLOURS)
+
+    def encode_crops(self, crops):
+        cells = F.adaptive_avg_pool2d(crops, 4).permute(0, 2, 3, 1)
+        pooled = crops.mean((2, 3))
+        return _unit(pooled), _unit(cells)
+
+    def encode_prompts(self, texts):
+        return torch.stack([_unit(torch.tensor(_colour_in(text)) * 2.0 - 1) for text in texts])
+
+
+class ColourEncoderWithoutTokens(ColourEncoder):
+    def encode_crops(self, crops):
+        return super().encode_crops(crops)[0], None
+
+
+def _unit(vectors):
+    """The constant keeps black and grey apart from nothing."""
+    return F.normalize(F.pad(vectors.float(), (0, 1), value=0.3), dim=-1)
+
+
+def _colour_in(text):
+    return next(colour for name, colour in COLOURS.items() if name in text.split())
+
+
+def picture(width=320, height=240, xyxy=(60, 80, 140, 160), colour=(255, 0, 0)):
+    pixels = np.full((height, width, 3), 128, np.uint8)
+    left, top, right, bottom = xyxy
+    pixels[top:bottom, left:right] = colour
+    return pixels
+
+
+def iou(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    area = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return shared / (sum(area) - shared)
+
+
+@pytest.fixture(params=[ColourEncoder, ColourEncoderWithoutTokens])
+def localizer(request):
+    return Localizer(request.param())
+
+
+SHAPES = [
+    ((320, 240), (60, 80, 140, 160)),
+    ((240, 320), (100, 200, 190, 290)),
+    ((1200, 200), (800, 40, 930, 170)),
+    ((40, 30), (8, 8, 22, 22)),
+]
+
+
+@pytest.mark.parametrize(("size", "truth"), SHAPES)
+def test_the_best_box_is_where_the_thing_is_in_pictures_of_any_shape(localizer, size, truth):
+    result = localizer.locate(picture(*size, truth), ["red"])
+    assert iou(result.boxes[0].xyxy, truth) > 0.4
+    assert result.boxes[0].label == "red"
+
+
+def test_what_is_not_in_the_picture_gets_no_box_and_a_low_presence(localizer):
+    result = localizer.locate(picture(), ["red", "blue"])
+    assert [box.label for box in result.boxes if box.label == "blue"] == []
+    assert result.presence[0] > 0.8
+    assert result.presence[1] < 0.2
+
+
+def test_two_things_of_one_name_get_two_boxes():
+    pixels = picture(xyxy=(20, 80, 90, 150))
+    pixels[80:150, 230:300] = (255, 0, 0)
+    boxes = Localizer(ColourEncoder()).locate(pixels, ["red"]).boxes
+    assert any(iou(box.xyxy, (20, 80, 90, 150)) > 0.4 for box in boxes)
+    assert any(iou(box.xyxy, (230, 80, 300, 150)) > 0.4 for box in boxes)
+
+
+def test_maps_and_presence_have_the_shapes_and_ranges_that_are_promised(localizer):
+    result = localizer.locate(picture(), ["red", "blue"])
+    assert result.relevance.shape == (2, 240, 320)
+    assert result.relevance.dtype == np.float32
+    assert 0 <= result.relevance.min() <= result.relevance.max() <= 1
+    assert result.presence.shape == (2,)
+    assert result.presence.dtype == np.float32
+
+
+def test_encoding_first_and_asking_later_gives_the_same_answer(localizer):
+    encoded = localizer.encode(picture())
+    assert encoded.num_crops == 59
+    assert len(encoded.boxes) == 59
+    later, at_once = localizer.locate(encoded, "red"), localizer.locate(picture(), "red")
+    assert later.boxes == at_once.boxes
+    assert (later.maps == at_once.maps).all()
+
+
+def test_asking_for_more_does_not_change_an_answer(localizer):
+    encoded = localizer.encode(picture())
+    alone = localizer.locate(encoded, ["red"])
+    among = localizer.locate(encoded, ["blue", "red", "green"])
+    assert alone.presence[0] == pytest.approx(among.presence[1], abs=1e-5)
+    assert alone.maps[0] == pytest.approx(among.maps[1], abs=1e-5)
+
+
+def test_batches_across_pictures_give_what_one_picture_alone_gives():
+    pictures = [picture(), picture(100, 200, (10, 10, 60, 60)), picture(colour=(0, 0, 255))]
+    together = Localizer(ColourEncoder(), Options(batch_size=50)).locate_many(pictures, ["red"])
+    for pixels, result in zip(pictures, together, strict=True):
+        alone = Localizer(ColourEncoder(), Options(batch_size=1)).locate(pixels, ["red"])
+        assert result.pixels is pixels or (result.pixels == pixels).all()
+        assert result.maps == pytest.approx(alone.maps, abs=1e-5)
+
+
+def test_classify_gives_the_softmax_over_the_prompts_of_the_whole_picture(localizer):
+    pixels = np.full((60, 60, 3), (255, 0, 0), np.uint8)
+    chances = localizer.classify(pixels, ["red", "blue"])
+    image = _unit(torch.tensor([1.0, -1, -1]))
+    texts = torch.stack([_unit(torch.tensor([1.0, -1, -1])), _unit(torch.tensor([-1.0, -1, 1]))])
+    assert chances == pytest.approx(torch.softmax(30 * texts @ image, 0).numpy(), abs=1e-5)
+
+
+def test_a_label_of_the_users_own_names_the_result(localizer):
+    result = localizer.locate(picture(), Prompt("traffic light", ("something red",)))
+    assert result.prompts == ("traffic light",)
+    assert result.boxes[0].label == "traffic light"
+
+
+def test_the_users_own_negatives_are_scored_against():
+    plain = Localizer(ColourEncoder())
+    plain.encoder.negatives = ["blue"]
+    wary = Localizer(plain.encoder, Options(negatives=("grey",)))
+    plain = Localizer(plain.encoder)
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    assert wary.locate(grey, "red").presence < plain.locate(grey, "red").presence
+
+
+def test_asking_for_nothing_is_refused(localizer):
+    with pytest.raises(ValueError, match="prompts"):
+        localizer.locate(picture(), [])
+
+
+def test_the_same_input_gives_the_same_result_on_every_run(localizer):
+    first, second = (localizer.locate(picture(), ["red", "grey"]) for _ in range(2))
+    assert first.boxes == second.boxes
+    assert (first.maps == second.maps).all()
