@@ -1,0 +1,573 @@
+"""Reading any picture that a user has, finding pictures, and writing files whole or not at all.
+
+Knows files and pixels; must not know models, prompts or boxes.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import math
+import os
+import secrets
+import stat
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms
+
+if TYPE_CHECKING:
+    import torch
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+
+MAX_PIXELS = 250_000_000
+"""Larger pictures are refused unless the caller raises the limit. Phones take up to 200 million."""
+
+GROUND = (128, 128, 128)
+"""What shows through transparent pixels: neither a dark nor a light thing vanishes before it."""
+
+
+class ImageError(ValueError):
+    """A picture cannot be read. The message is one sentence that names it and says why."""
+
+
+class OutputError(OSError):
+    """A file cannot be written. The message is one sentence that names it and says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An upright picture.
+
+    pixels: uint8 (H, W, 3), RGB, C-contiguous, as a viewer shows it.
+    file: the name of its file without folders, if it came from one.
+    notes: what the user should know, such as "first of 12 frames"; mostly empty.
+    """
+
+    pixels: Pixels
+    file: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+ImageSource: TypeAlias = (
+    "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | torch.Tensor | Picture"
+)
+
+
+def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read one picture, upright and in sRGB, whatever it is stored as.
+
+    source: one of
+        a path, or the bytes of an image file. EXIF orientation and colour profile are applied,
+            transparency is put on mid-grey, of several frames or pages the first is taken;
+        a PIL image, treated likewise;
+        an array or a torch tensor on any device, in RGB order: (H, W), (H, W, 1), (H, W, 3),
+            (H, W, 4) or, where that is plain, channels first. uint8, uint16 (all of its range),
+            bool, or floating point in [0, 1]; other numbers if all are whole and in [0, 255].
+            Where both orders fit, arrays are read channels last and tensors channels first.
+    max_pixels: larger pictures are refused from their header, before memory is taken for them.
+
+    Raises ImageError, a ValueError, for what cannot be read (whatever the decoder raised),
+    ValueError for arrays whose meaning is not plain and TypeError for other things.
+    Threads may call it at the same time.
+    """
+    if isinstance(source, Picture):
+        return source
+    if isinstance(source, str | os.PathLike):
+        path = os.fsdecode(source)
+        with _named(display_name(path)), _opened(path) as file:
+            pixels, notes = _decode(file, max_pixels)
+        return Picture(pixels, os.path.basename(path), notes)
+    if isinstance(source, bytes | bytearray | memoryview):
+        with _named("the picture given as bytes"):
+            pixels, notes = _decode(BytesIO(source), max_pixels)
+        return Picture(pixels, notes=notes)
+    if isinstance(source, Image.Image):
+        with _named("the PIL image"):
+            pixels, notes = _upright(source, max_pixels)
+        return Picture(pixels, notes=notes)
+    return Picture(_from_array(source))
+
+
+# Image files ------------------------------------------------------------------------------------
+
+_FORMATS = tuple(
+    """JPEG PNG WEBP AVIF GIF TIFF BMP DIB JPEG2000 PPM ICO CUR ICNS QOI PSD DDS SGI PCX DCX SUN
+    XBM XPM MSP FLI BLP FTEX GBR PIXAR TGA SPIDER IM""".split()
+)
+"""Formats that Pillow decodes by itself, those with the weakest signatures last. Left out are those
+that start a program (EPS, WMF), that bring no decoder (HDF5, GRIB, BUFR, MPEG), whose decoders take
+memory before they know the size (FITS), and that nearly any file could be (IMT, MCIDAS, PCD...)."""
+
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
+_PAGED = {"TIFF", "DCX"}
+_STILL = {"MPO", "PSD"}
+"""Further frames of these are no frames to a viewer: gain maps, depth maps and layers."""
+
+Image.init()
+SUFFIXES = frozenset(
+    suffix for suffix, name in Image.EXTENSION.items() if name in {*_FORMATS, "MPO"}
+) | frozenset(_HEIF_SUFFIXES)
+"""Endings of file names, in lower case, that are taken as pictures when a folder is searched."""
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Turn anything that a decoder may raise into one sentence about `what`."""
+    try:
+        with _QUIET:
+            yield
+    # Damaged files make Pillow raise anything, from struct.error to ZeroDivisionError.
+    except Exception as error:
+        raise ImageError(f"cannot read {what}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ImageError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it"
+    if isinstance(error, Image.DecompressionBombError):
+        return "it holds a picture too large to be unpacked"
+    if isinstance(error, OSError) and error.errno is not None:
+        return _os_reason(error)
+    detail = printable(str(error)) or type(error).__name__
+    return f"the file is damaged or cut short ({detail})"
+
+
+def _os_reason(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder"
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    return (error.strerror or str(error)).lower()
+
+
+class _Quiet:
+    """Silences Pillow's remarks on odd files while any thread reads one.
+
+    `warnings.catch_warnings` alone is not for threads: whoever leaves last would bring back what
+    others had set. So the first to enter sets the filter and the last to leave takes it away.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._filters: warnings.catch_warnings[None] = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._readers += 1
+            if self._readers == 1:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._filters.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[IO[bytes]]:
+    if "\0" in path:
+        raise ImageError("its name has a null character")
+    # Asked first: opening a pipe would wait for ever, and reading a device never end.
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise ImageError("it is a folder")
+    if not stat.S_ISREG(mode):
+        raise ImageError("it is not a plain file")
+    with open(path, "rb") as file:
+        yield file
+
+
+def _decode(file: IO[bytes], max_pixels: int) -> tuple[Pixels, tuple[str, ...]]:
+    """The upright pixels of an image file, and notes."""
+    image = _identified(file)
+    pixels, notes = _upright(image, max_pixels)
+    return pixels, notes + _frames_note(image)
+
+
+def _identified(file: IO[bytes]) -> Image.Image:
+    """The image with its header read and its pixels not yet.
+
+    In place of Image.open, whose limit on pixels is one for the whole process, and which would hand
+    the file to any decoder.
+    """
+    prefix = file.read(16)
+    if not prefix:
+        raise ImageError("the file is empty")
+    damaged = None
+    for name in (*_heif(prefix), *_FORMATS):
+        factory, accepts = Image.OPEN[name]
+        if accepts and accepts(prefix) is not True:
+            continue
+        file.seek(0)
+        try:
+            # No name goes with it: Pillow would map the file into memory, and a file that
+            # somebody shortens meanwhile would end the process.
+            return factory(file, "")
+        except (SyntaxError, IndexError, TypeError):
+            damaged = damaged or (name if accepts else None)
+    if damaged:
+        raise ImageError(f"its {damaged} header is damaged or cut short")
+    raise ImageError("it is not a picture, or in a format that is not read here")
+
+
+def _heif(prefix: bytes) -> tuple[str, ...]:
+    """("HEIF",) for a file that says so, once its decoder is there."""
+    if prefix[4:8] != b"ftyp" or prefix[8:12] not in _HEIF_BRANDS:
+        return ()
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError(
+            "HEIC pictures need the extra 'heif': pip install 'clip-localize[heif]'"
+        ) from None
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
+
+
+def _frames_note(image: Image.Image) -> tuple[str, ...]:
+    """Say so when the file holds more than its first frame or page."""
+    if image.format in _STILL:
+        return ()
+    what = "page" if image.format in _PAGED else "frame"
+    try:
+        count = getattr(image, "n_frames", 1)
+    except Exception:  # The first frame is good; what follows may be damaged in any way.
+        return (f"the first {what}; those after it are damaged",)
+    return (f"first of {count} {what}s",) if count > 1 else ()
+
+
+# Pixels -----------------------------------------------------------------------------------------
+
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation (Exif 2.32, tag 0x0112)."""
+
+
+def _upright(image: Image.Image, max_pixels: int) -> tuple[Pixels, tuple[str, ...]]:
+    """The pixels as a viewer shows them, and notes."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"its {width} x {height} pixels are more than the limit of {max_pixels:,}; "
+            "raise max_pixels to read it"
+        )
+    image.load()
+    rgb, notes = _rgb(image)
+    transposition = _TRANSPOSITIONS.get(_orientation(image))
+    if transposition is not None:
+        rgb = rgb.transpose(transposition)
+    return np.array(rgb), notes
+
+
+def _orientation(image: Image.Image) -> Any:
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # Damaged EXIF data, in any way; a viewer shows the picture as it is stored.
+        return 1
+
+
+def _rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture in sRGB, on a grey ground where it is transparent, and notes."""
+    profile = image.info.get("icc_profile")
+    notes: tuple[str, ...] = ()
+    if image.mode.startswith(("I", "F")):
+        values, notes = _narrowed(image)
+        image, profile = Image.fromarray(values), None
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+    if image.mode not in ("L", "RGB", "CMYK"):
+        profile = None if image.mode == "LAB" else profile
+        image = image.convert("RGB")
+    if profile:
+        image, notes = _in_srgb(image, profile)
+    image = image.convert("RGB")
+    if alpha is not None:
+        ground = Image.new("RGB", image.size, GROUND)
+        ground.paste(image, mask=alpha)
+        image = ground
+    return image, notes
+
+
+def _narrowed(image: Image.Image) -> tuple[Pixels, tuple[str, ...]]:
+    """Grey values of 16 or 32 bits or floating point, as uint8 (H, W), and notes.
+
+    16 bits are divided by 257. Other values are taken as they are in [0, 255], times 255 when
+    fractions in [0, 1], as 16 bits when whole and up to 65535, else stretched from the least to
+    the greatest.
+    """
+    values = np.asarray(image)
+    if image.mode.startswith("I;16") or (image.format in ("PNG", "PPM") and image.mode == "I"):
+        return _from_16_bits(values), ()
+    finite = np.isfinite(values)
+    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0, 0)
+    if low >= 0 and image.mode == "F" and high <= 1:
+        low, high = 0, 1
+    elif low >= 0 and high <= 255:
+        low, high = 0, 255
+    elif low >= 0 and image.mode == "I" and high <= 65535:
+        return _from_16_bits(values), ()
+    stretched = (values.astype(np.float64) - low) / (float(high) - float(low) or 1) * 255
+    grey = np.nan_to_num(stretched, nan=0, posinf=255, neginf=0).round().astype(np.uint8)
+    plain = (low, high) in ((0, 1), (0, 255))
+    return grey, () if plain else (f"grey values stretched from {low:g} to {high:g}",)
+
+
+def _from_16_bits(values: npt.NDArray[Any]) -> Pixels:
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _in_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, tuple[str, ...]]:
+    """Apply a colour profile; one that is damaged or for other channels is left out, and noted."""
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if image.mode == "RGB" and "sRGB" in ImageCms.getProfileDescription(source):
+            return image, ()
+        srgb = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+        return converted or image, ()
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image, ("its colour profile does not fit or is damaged, and was left out",)
+
+
+# Arrays -----------------------------------------------------------------------------------------
+
+_CHANNELS = (1, 3, 4)
+_SHAPES = "(H, W), (H, W, 1), (H, W, 3), (H, W, 4) or (3, H, W)"
+
+
+def _from_array(source: Any) -> Pixels:
+    """A new uint8 (H, W, 3) from an array or tensor."""
+    is_tensor = hasattr(source, "detach") and hasattr(source, "cpu")
+    if is_tensor:
+        tensor = source.detach().cpu()
+        # NumPy has no bfloat16.
+        source = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    if not isinstance(source, np.ndarray):
+        raise TypeError(
+            "an image must be a path, bytes, a PIL image, a NumPy array or a torch tensor, "
+            f"not {type(source).__name__}"
+        )
+    pixels = _as_uint8(_channels_last(source, prefer_first=is_tensor))
+    if pixels.shape[2] == 4:
+        return np.array(_rgb(Image.fromarray(pixels))[0])
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
+def _channels_last(array: npt.NDArray[Any], prefer_first: bool) -> npt.NDArray[Any]:
+    """(H, W, C) from the shapes that have one plain meaning."""
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim == 4:
+        raise ValueError(f"one image at a time: its array must be {_SHAPES}, not {array.shape}")
+    if array.ndim != 3 or 0 in array.shape:
+        raise ValueError(f"the array of an image must be {_SHAPES}, not {array.shape}")
+    first, last = array.shape[0] in _CHANNELS, array.shape[2] in _CHANNELS
+    if not first and not last:
+        raise ValueError(f"the array of an image must be {_SHAPES}, not {array.shape}")
+    return array.transpose(1, 2, 0) if first and (prefer_first or not last) else array
+
+
+def _as_uint8(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """A copy in uint8 of values whose range is plain."""
+    if array.dtype == np.uint8:
+        return array.copy()
+    if array.dtype == np.uint16:
+        return _from_16_bits(array)
+    if array.dtype == bool:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(
+            f"pixels must be uint8, uint16, bool or floating point in [0, 1], not {array.dtype}"
+        )
+    low, high = float(array.min()), float(array.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("pixels must be finite; some are NaN or infinite")
+    if array.dtype.kind == "f" and low >= 0 and high <= 1:
+        return (array.astype(np.float32) * 255).round().astype(np.uint8)
+    if low >= 0 and high <= 255 and np.array_equal(array, np.floor(array)):
+        return array.astype(np.uint8)
+    raise ValueError(
+        f"pixels must be uint8 in [0, 255], uint16, or floating point in [0, 1]; "
+        f"these are {array.dtype} from {low:g} to {high:g}"
+    )
+
+
+# Finding pictures -------------------------------------------------------------------------------
+
+
+def find_images(inputs: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], list[str]]:
+    """The pictures that files, folders and globs name, and what is wrong with the rest.
+
+    inputs: a file is taken whatever its name ends with; of a folder and the folders in it, the
+        files with one of SUFFIXES, without hidden ones; a glob ("photos/*.jpg", "**" for any
+        folders) is what it matches. A file or folder of that very name goes before a glob.
+    Returns the paths in the order of the inputs, sorted within a folder or glob, each once, and one
+    sentence for each input that gives none.
+    """
+    paths: dict[str, Path] = {}
+    problems: list[str] = []
+    for each in inputs:
+        name = os.fsdecode(each)
+        found = [name] if os.path.lexists(name) else sorted(_matches(name))
+        if not found:
+            problems.append(f"cannot read {display_name(name)}: there is no such file or folder")
+        for path in found:
+            files = _pictures_in(path, problems) if os.path.isdir(path) else [path]
+            for file in files:
+                paths.setdefault(os.path.abspath(file), Path(file))
+    return list(paths.values()), problems
+
+
+def _matches(pattern: str) -> list[str]:
+    try:
+        return glob.glob(pattern, recursive=True)
+    except (OSError, ValueError):  # A name with a null character, or longer than names can be.
+        return []
+
+
+def _pictures_in(folder: str, problems: list[str]) -> list[str]:
+    """The pictures in a folder and those in it, sorted; appends to `problems` what is wrong."""
+
+    def refuse(path: str, why: str) -> None:
+        problems.append(f"cannot read {display_name(path)}: {why}")
+
+    found: list[str] = []
+    known = len(problems)
+    for path, folders, files in os.walk(
+        folder, onerror=lambda error: refuse(str(error.filename), _os_reason(error))
+    ):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        pictures = [os.path.join(path, name) for name in sorted(files) if _looks_a_picture(name)]
+        found += pictures
+        # A folder named like a picture is most likely meant to be one.
+        if path != folder and _looks_a_picture(path) and not (folders or pictures):
+            refuse(path, "it is a folder")
+    if not found and len(problems) == known:
+        refuse(folder, "there are no pictures in this folder")
+    return found
+
+
+def _looks_a_picture(path: str) -> bool:
+    name = os.path.basename(path)
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+_WRITERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file whole or not at all; missing folders are made.
+
+    The data go to a hidden file beside it, to the disk, and then take the name in one step, so
+    that neither a full disk nor a killed process leaves half a file under it.
+
+    Raises OutputError, an OSError, when it cannot be written.
+    """
+    target = os.fsdecode(path)
+    folder = os.path.dirname(target)
+    part = os.path.join(folder, f".localize-{secrets.token_hex(8)}.tmp")
+    try:
+        if os.path.exists(target) and not os.path.isfile(target):
+            kind = "folder" if os.path.isdir(target) else "device or pipe"
+            raise OutputError(f"cannot write {display_name(target)}: it is a {kind}")
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+        _replace(part, target, data)
+    except OutputError:
+        raise
+    except FileExistsError as error:
+        reason = f"{display_name(folder)} is not a folder"
+        raise OutputError(f"cannot write {display_name(target)}: {reason}") from error
+    except (OSError, ValueError) as error:
+        reason = _os_reason(error) if isinstance(error, OSError) else str(error)
+        raise OutputError(f"cannot write {display_name(target)}: {reason}") from error
+
+
+def _replace(part: str, target: str, data: bytes) -> None:
+    try:
+        with open(part, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except BaseException:  # Ctrl-C too must leave nothing behind.
+        if os.path.lexists(part):
+            os.unlink(part)
+        raise
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write plain data as UTF-8 JSON, whole or not at all.
+
+    What is no text in a name (an undecodable byte) is written as its escape, so that reading
+    gives the same name again.
+
+    Raises OutputError as `write_bytes` does, ValueError for NaN and infinity.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
+    # For a lone surrogate Python's escape is JSON's escape too.
+    write_bytes(path, f"{text}\n".encode("utf-8", "backslashreplace"))
+
+
+def write_image(path: str | os.PathLike[str], image: Image.Image) -> None:
+    """Write a PIL image, whole or not at all, as PNG, JPEG or WebP by the ending of the name.
+
+    Raises OutputError as `write_bytes` does, and for other endings.
+    """
+    suffix = os.path.splitext(os.fsdecode(path))[1].lower()
+    if suffix not in _WRITERS:
+        raise OutputError(f"cannot write {display_name(path)}: use .png, .jpg or .webp")
+    data = BytesIO()
+    try:
+        image.save(data, _WRITERS[suffix], quality=90)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot write {display_name(path)}: {error}") from error
+    write_bytes(path, data.getvalue())
+
+
+# Names ------------------------------------------------------------------------------------------
+
+
+def display_name(path: str | os.PathLike[str]) -> str:
+    """A path as one line of printable text: line breaks, control and undecodable bytes escaped."""
+    return printable(os.fsdecode(path))
+
+
+def printable(text: str) -> str:
+    """The text with each character that would not show as itself written as its escape."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
