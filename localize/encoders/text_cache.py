@@ -1,0 +1,112 @@
+"""Text embeddings kept in memory and in the user's cache folder, so that they are computed once.
+
+Knows texts, vectors and one file a model; must not know the model. The file is safetensors, written
+beside its place and renamed, so that a reader sees a whole file or none; one that cannot be read is
+no error, only a text encoded again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import torch
+
+MIN_SAVED = 32  # fewer new texts than these are quicker to encode than to write
+MAX_TEXTS = 8192  # texts in one file
+MAX_FILES = 16  # models in the folder
+
+
+def cache_folder() -> Path | None:
+    """The user's cache folder for this package (not made yet), None where there is no home.
+
+    ``LOCALIZE_CACHE`` names another one; else it follows the platform's custom.
+    """
+    if chosen := os.environ.get("LOCALIZE_CACHE"):
+        return Path(chosen).expanduser()
+    try:
+        if sys.platform == "win32":
+            base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return Path(base) / "localize"
+
+
+class TextCache:
+    """Embeddings (float32, (D,), CPU) of texts under one model's identity. Safe between threads."""
+
+    def __init__(self, identity: str) -> None:
+        folder = cache_folder()
+        self._path = None if folder is None else folder / f"texts-{identity[:32]}.safetensors"
+        self._known: dict[str, torch.Tensor] | None = None
+        self._lock = threading.Lock()
+
+    def get(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        """The embeddings that are known, by text."""
+        with self._lock:
+            if self._known is None:
+                self._known = _read(self._path)
+            return {text: self._known[text] for text in texts if text in self._known}
+
+    def add(self, found: dict[str, torch.Tensor]) -> None:
+        """Keep new embeddings; many at a time reach the file too."""
+        with self._lock:
+            self._known = _merge(self._known or {}, found)
+            if self._path is not None and MIN_SAVED <= len(found) <= MAX_TEXTS:
+                # Another process may have added texts of its own since.
+                _write(self._path, _merge(_read(self._path), found))
+
+
+def _merge(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Both together, or where that would be too many the new ones alone."""
+    return old | new if len(old) + len(new) <= MAX_TEXTS else new
+
+
+def _read(path: Path | None) -> dict[str, torch.Tensor]:
+    """What a cache file holds; nothing if it is missing, damaged or not ours."""
+    from safetensors import SafetensorError, safe_open
+
+    if path is None:
+        return {}
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            texts = json.loads(file.metadata()["texts"])
+            embeddings = file.get_tensor("embeddings")
+        lengths = torch.linalg.vector_norm(embeddings, dim=1)
+        if len(texts) != len(embeddings) or not torch.allclose(lengths, torch.ones(1), atol=1e-3):
+            return {}
+        return dict(zip(texts, embeddings, strict=True))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError, RuntimeError):
+        return {}
+
+
+def _write(path: Path, known: dict[str, torch.Tensor]) -> None:
+    """Replace a cache file in one step; where the folder cannot be written, leave it be."""
+    from safetensors.torch import save
+
+    data = save(
+        {"embeddings": torch.stack(list(known.values()))}, {"texts": json.dumps(list(known))}
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        newest = sorted(path.parent.glob("texts-*"), key=lambda p: p.stat().st_mtime, reverse=True)
+        for old in newest[MAX_FILES:]:
+            old.unlink(missing_ok=True)
+    except OSError:
+        pass
