@@ -11,8 +11,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from localize.options import Options
 
 if TYPE_CHECKING:
-    from localize.io import Picture
+    from localize.evaluation.samples import Sample
     from localize.localizer import Localizer
     from localize.result import Localization
 
@@ -30,10 +31,6 @@ INTERRUPTED, TERMINATED = 130, 143
 DEMO_PROMPTS = ("a cat", "a butterfly", "a bicycle")
 
 
-class UsageError(Exception):
-    """What the user asked for cannot be done; the message says why in one sentence."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 1 some inputs failed, 2 usage."""
     parsed = _parser().parse_args(arguments)
@@ -41,16 +38,19 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run: Callable[[argparse.Namespace], int] = parsed.run
         return run(parsed)
-    except UsageError as error:
+    except BrokenPipeError:
+        # Whoever read our output has gone; leave nothing for the interpreter to flush into it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SOME_FAILED
+    except OSError as error:
+        _complain(str(error))
+        return SOME_FAILED
+    except (ValueError, ImportError) as error:
         _complain(str(error))
         return USAGE
     except KeyboardInterrupt:
         _complain("interrupted; what was finished is intact")
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone; leave nothing for the interpreter to flush into it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return SOME_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -177,6 +177,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="crops through the encoder at once; default: %(default)s",
     )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=defaults.max_pixels,
+        metavar="N",
+        help="refuse larger pictures; default: %(default)s",
+    )
 
 
 def _options(parsed: argparse.Namespace) -> Options:
@@ -185,10 +192,7 @@ def _options(parsed: argparse.Namespace) -> Options:
     for field in fields(Options):
         value = getattr(parsed, field.name)
         values[field.name] = tuple(value) if isinstance(value, list) else value
-    try:
-        return Options(**values)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    return Options(**values)
 
 
 def _detect(parsed: argparse.Namespace) -> int:
@@ -222,39 +226,24 @@ def _detect_all(
     """Localize every image and write its outputs; returns how many failed."""
     from localize import io
 
-    failed: list[Path] = []
-    read: list[Path] = []
-    pictures = _read_all(outputs, read, failed)
-    progress = _progress(None, len(outputs), parsed.quiet)
-    try:
-        for result in localizer.locate_many(pictures, parsed.prompts):
-            path = read.pop(0)
-            _write_outputs(result, outputs[path], parsed.heatmaps, settings)
-            progress.update()
+    unread: set[io.ImageSource] = set()
+
+    def skip(path: io.ImageSource, error: io.ImageError) -> None:
+        _complain(str(error))
+        unread.add(path)
+
+    remaining = iter(outputs.items())
+    results = localizer.locate_many(outputs, parsed.prompts, skip)
+    with _progress(None, len(outputs), parsed.quiet) as progress:
+        for result in results:
+            path, output = next(pair for pair in remaining if pair[0] not in unread)
+            for note in result.notes:
+                _complain(f"{io.display_name(path)}: {note}")
+            _write_outputs(result, output, parsed.heatmaps, settings)
             if not parsed.quiet:
                 progress.write(_summary(result, io.display_name(path)), file=sys.stdout)
-    except io.OutputError as error:
-        raise UsageError(str(error)) from None
-    finally:
-        progress.close()
-    return len(failed)
-
-
-def _read_all(paths: Iterable[Path], read: list[Path], failed: list[Path]) -> Iterator[Picture]:
-    """The pictures that can be read; notes in `read` and `failed` which those are."""
-    from localize import io
-
-    for path in paths:
-        try:
-            picture = io.read_image(path)
-        except io.ImageError as error:
-            _complain(str(error))
-            failed.append(path)
-            continue
-        for note in picture.notes:
-            _complain(f"{io.display_name(path)}: {note}")
-        read.append(path)
-        yield picture
+            progress.update()
+    return len(unread)
 
 
 def _outputs(paths: Iterable[Path], folder: Path) -> dict[Path, Path]:
@@ -318,14 +307,11 @@ def _demo(parsed: argparse.Namespace) -> int:
     folder = Path(parsed.output)
     image = demo_scene().image
     result = Localizer.from_pretrained("emoji").locate(image, DEMO_PROMPTS)
-    try:
-        io.write_image(folder / "scene.png", Image.fromarray(image))
-        for prompt in DEMO_PROMPTS:
-            io.write_image(folder / f"{_slug(prompt)}.png", result.overlay(prompt))
-        io.write_image(folder / "boxes.png", result.boxes_overlay())
-        result.save_json(folder / "scene.json")
-    except io.OutputError as error:
-        raise UsageError(str(error)) from None
+    io.write_image(folder / "scene.png", Image.fromarray(image))
+    for prompt in DEMO_PROMPTS:
+        io.write_image(folder / f"{_slug(prompt)}.png", result.overlay(prompt))
+    io.write_image(folder / "boxes.png", result.boxes_overlay())
+    result.save_json(folder / "scene.json")
     if not parsed.quiet:
         print(_summary(result, "scene.png"))
         print(f"The scene, its overlays and the JSON are in {io.display_name(folder)}.")
@@ -344,18 +330,14 @@ def _summary(result: Localization, name: str) -> str:
 
 
 def _localizer(parsed: argparse.Namespace, options: Options) -> Localizer:
-    from localize.encoders import CheckpointError
     from localize.localizer import Localizer
 
-    try:
-        return Localizer.from_pretrained(
-            parsed.model, device=parsed.device, dtype=parsed.dtype, options=options
-        )
-    except (CheckpointError, ValueError) as error:
-        raise UsageError(str(error)) from None
+    return Localizer.from_pretrained(
+        parsed.model, device=parsed.device, dtype=parsed.dtype, options=options
+    )
 
 
-def _progress(items: Iterable[Any] | None, total: int, quiet: bool) -> Any:
+def _progress(items: Iterable[Any] | None, total: int | None, quiet: bool) -> Any:
     """A bar on stderr that vanishes when it is done and never shows where there is no terminal."""
     from tqdm import tqdm
 
@@ -372,7 +354,32 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def _evaluate(parsed: argparse.Namespace) -> int:
-    raise UsageError("evaluate is not available yet")
+    options = _options(parsed)
+    if parsed.scenes is not None and parsed.scenes < 1:
+        raise ValueError(f"--scenes must be at least 1, not {parsed.scenes}")
+    from localize import io
+    from localize.evaluation import coco, evaluate
+    from localize.evaluation.recipes import RECIPES
+    from localize.localizer import Localizer
+
+    if parsed.encoder:
+        localizer = Localizer(evaluate.load_object(parsed.encoder), options)
+    else:
+        localizer = _localizer(parsed, options)
+    if parsed.data:
+        samples: Iterable[Sample] = coco.read_coco(parsed.data)
+        source = {"data": Path(parsed.data).name}
+    else:
+        samples = evaluate.scene_samples(parsed.scenes, parsed.seed)
+        source = {"scenes": parsed.scenes, "seed": parsed.seed}
+    recipes = tuple(RECIPES) if parsed.recipes else ()
+    progress = partial(_progress, quiet=parsed.quiet, total=parsed.scenes)
+    report = evaluate.run(samples, localizer, recipes, source=source, progress=progress)
+    if not parsed.quiet:
+        print(evaluate.format_table(report))
+    if parsed.json:
+        io.write_json(parsed.json, report)
+    return DONE
 
 
 if __name__ == "__main__":

@@ -13,10 +13,13 @@ import secrets
 import stat
 import threading
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
@@ -24,13 +27,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
+from localize.options import MAX_PIXELS
+
 if TYPE_CHECKING:
     import torch
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
-MAX_PIXELS = 250_000_000
-"""Larger pictures are refused unless the caller raises the limit. Phones take up to 200 million."""
+READERS = min(8, os.cpu_count() or 1)
+"""Threads that `read_ahead` reads with; twice as many pictures wait at most."""
 
 GROUND = (128, 128, 128)
 """What shows through transparent pixels: neither a dark nor a light thing vanishes before it."""
@@ -96,6 +101,28 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Picture:
             pixels, notes = _upright(source, max_pixels)
         return Picture(pixels, notes=notes)
     return Picture(_from_array(source))
+
+
+def read_ahead(
+    sources: Iterable[ImageSource], max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[ImageSource, Picture | ImageError]]:
+    """`read_image` for many, in their order, a few of them read in threads before they are wanted.
+
+    Gives each source with its picture, or with the ImageError where it cannot be read.
+    """
+
+    def read(source: ImageSource) -> tuple[ImageSource, Picture | ImageError]:
+        try:
+            return source, read_image(source, max_pixels=max_pixels)
+        except ImageError as error:
+            return source, error
+
+    remaining = iter(sources)
+    with ThreadPoolExecutor(READERS) as pool:
+        pending = deque(pool.submit(read, each) for each in islice(remaining, 2 * READERS))
+        while pending:
+            yield pending.popleft().result()
+            pending.extend(pool.submit(read, each) for each in islice(remaining, 1))
 
 
 # Image files ------------------------------------------------------------------------------------
@@ -381,7 +408,7 @@ def _from_array(source: Any) -> Pixels:
     pixels = _as_uint8(_channels_last(source, prefer_first=is_tensor))
     if pixels.shape[2] == 4:
         return np.array(_rgb(Image.fromarray(pixels))[0])
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    return np.require(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), requirements="CW")
 
 
 def _channels_last(array: npt.NDArray[Any], prefer_first: bool) -> npt.NDArray[Any]:
@@ -399,9 +426,9 @@ def _channels_last(array: npt.NDArray[Any], prefer_first: bool) -> npt.NDArray[A
 
 
 def _as_uint8(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """A copy in uint8 of values whose range is plain."""
+    """As uint8, values whose range is plain."""
     if array.dtype == np.uint8:
-        return array.copy()
+        return array
     if array.dtype == np.uint16:
         return _from_16_bits(array)
     if array.dtype == bool:

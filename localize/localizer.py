@@ -6,9 +6,11 @@ Puts the parts together; knows no file formats and does no arithmetic of its own
 from __future__ import annotations
 
 import os
+import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +18,16 @@ import torch
 
 from localize.boxes import find_boxes
 from localize.crops import batches, crops_of
-from localize.encoders import load_encoder
+from localize.encoders import check_crop_embeddings, load_encoder
 from localize.encoders.protocol import Encoder
-from localize.io import ImageSource, Picture, read_image
+from localize.io import ImageError, ImageSource, Picture, read_ahead
 from localize.options import Options
 from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt
 from localize.relevance import map_size, presences, probabilities, relevance_maps
 from localize.result import Box, Localization
 from localize.windows import Grid, make_grids
+
+OnError: TypeAlias = Callable[[ImageSource, ImageError], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +67,7 @@ class Localizer:
     def __init__(self, encoder: Encoder, options: Options = Options()):  # noqa: B008
         self.encoder = encoder
         self.options = options
+        self._batch_size = options.batch_size
         self._embed = PromptEmbedder(encoder)
         bank = getattr(encoder, "negatives", None) or BANK
         self._negatives = [as_prompt(word) for word in (*bank, *options.negatives)]
@@ -95,23 +100,26 @@ class Localizer:
         """
         return next(self.encode_many([image]))
 
-    def encode_many(self, images: Iterable[ImageSource]) -> Iterator[Encoded]:
-        """Encode pictures in their order; batches are filled across pictures."""
+    def encode_many(
+        self, images: Iterable[ImageSource], on_error: OnError | None = None
+    ) -> Iterator[Encoded]:
+        """Encode pictures in their order, streamed.
+
+        Pictures are read ahead in threads, and batches are filled across pictures.
+        on_error: called with each source that cannot be read, and why; it is then left out.
+            Without it the ImageError is raised.
+        """
         waiting: deque[tuple[Picture, tuple[Grid, ...]]] = deque()
-        crops = self._crops(images, waiting)
+        crops = self._crops(_readable(images, self.options.max_pixels, on_error), waiting)
         embeddings: list[torch.Tensor] = []
         tokens: list[torch.Tensor] = []
-        for batch in batches(crops, self.options.batch_size):
+        for batch in batches(crops, self._batch_size):
             batch_embeddings, batch_tokens = self._encode_batch(batch)
             embeddings.extend(batch_embeddings)
-            if batch_tokens is not None:
-                tokens.extend(batch_tokens)
-            while waiting and len(embeddings) >= sum(map(len, waiting[0][1])):
-                picture, grids = waiting.popleft()
-                count = sum(map(len, grids))
+            tokens.extend(() if batch_tokens is None else batch_tokens)
+            while waiting and len(embeddings) >= (count := sum(map(len, waiting[0][1]))):
                 yield Encoded(
-                    picture,
-                    grids,
+                    *waiting.popleft(),
                     torch.stack(embeddings[:count]),
                     torch.stack(tokens[:count]) if tokens else None,
                 )
@@ -138,6 +146,7 @@ class Localizer:
         return Localization(
             pixels=encoded.picture.pixels,
             file=encoded.picture.file,
+            notes=encoded.picture.notes,
             model=self.model,
             prompts=tuple(prompt.label for prompt in asked),
             presence=presence,
@@ -146,10 +155,13 @@ class Localizer:
         )
 
     def locate_many(
-        self, images: Iterable[ImageSource], prompts: str | Prompt | Sequence[str | Prompt]
+        self,
+        images: Iterable[ImageSource],
+        prompts: str | Prompt | Sequence[str | Prompt],
+        on_error: OnError | None = None,
     ) -> Iterator[Localization]:
-        """`locate` for many pictures, streamed in their order."""
-        for encoded in self.encode_many(images):
+        """`locate` for many pictures, streamed in their order; `on_error` as in `encode_many`."""
+        for encoded in self.encode_many(images, on_error):
             yield self.locate(encoded, prompts)
 
     def classify(
@@ -169,13 +181,12 @@ class Localizer:
 
     def _crops(
         self,
-        images: Iterable[ImageSource],
+        pictures: Iterable[Picture],
         waiting: deque[tuple[Picture, tuple[Grid, ...]]],
     ) -> Iterator[torch.Tensor]:
-        """The crops of all images, one after the other; notes in `waiting` whose they are."""
+        """The crops of all pictures, one after the other; notes in `waiting` whose they are."""
         encoder, options = self.encoder, self.options
-        for image in images:
-            picture = image if isinstance(image, Picture) else read_image(image)
+        for picture in pictures:
             height, width = picture.pixels.shape[:2]
             grids = make_grids(width, height, encoder.image_size, options.scales, options.stride)
             waiting.append((picture, grids))
@@ -189,8 +200,25 @@ class Localizer:
             )
 
     def _encode_batch(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        with torch.inference_mode():
-            embeddings, tokens = self.encoder.encode_crops(batch)
+        """Encode crops (B, 3, S, S), in halves where the device's memory is too small for all."""
+        try:
+            with torch.inference_mode():
+                embeddings, tokens = self.encoder.encode_crops(batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            half = (len(batch) + 1) // 2
+            if half < self._batch_size:
+                self._batch_size = half
+                message = f"out of memory on the device; going on with batches of {half}"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
+            halves = [self._encode_batch(part) for part in batch.split(half)]
+            tokens_of_halves = [tokens for _, tokens in halves if tokens is not None]
+            return (
+                torch.cat([embeddings for embeddings, _ in halves]),
+                torch.cat(tokens_of_halves) if tokens_of_halves else None,
+            )
+        check_crop_embeddings(self.encoder, embeddings, tokens, len(batch))
         return embeddings.float().cpu(), None if tokens is None else tokens.float().cpu()
 
     def _boxes(
@@ -206,6 +234,19 @@ class Localizer:
                     left, top, right, bottom = (np.array(xyxy) * to_picture).tolist()
                     found.append(Box(prompt.label, score, (left, top, right, bottom)))
         return sorted(found, key=lambda box: -box.score)
+
+
+def _readable(
+    images: Iterable[ImageSource], max_pixels: int, on_error: OnError | None
+) -> Iterator[Picture]:
+    """The pictures that can be read, in their order."""
+    for source, picture in read_ahead(images, max_pixels):
+        if isinstance(picture, Picture):
+            yield picture
+        elif on_error is None:
+            raise picture
+        else:
+            on_error(source, picture)
 
 
 def _as_prompts(prompts: str | Prompt | Sequence[str | Prompt]) -> list[Prompt]:

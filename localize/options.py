@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+MAX_PIXELS = 500_000_000
+"""Pixels of the largest picture that is read unless the user raises the limit: 1.5 GB of memory."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -20,6 +23,7 @@ class Options:
     threshold: the least score, in [0, 1], of a box that is reported.
     negatives: words that prompts are scored against, besides the encoder's own bank.
     batch_size: crops that go through the image encoder at once.
+    max_pixels: larger pictures are refused before memory is taken for them.
 
     Raises ValueError naming the field and its range.
     """
@@ -29,6 +33,7 @@ class Options:
     threshold: float = 0.3
     negatives: tuple[str, ...] = ()
     batch_size: int = 32
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if any(not (math.isfinite(scale) and scale > 0) for scale in self.scales):
@@ -42,5 +47,7 @@ class Options:
             raise ValueError(f"threshold must be in [0, 1], not {self.threshold}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels must be at least 1, not {self.max_pixels}")
         if any(not word.strip() for word in self.negatives):
             raise ValueError("negatives must be words; one of them is blank")

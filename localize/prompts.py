@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from localize.encoders.checks import check_prompt_embeddings
 from localize.encoders.protocol import Encoder
 
 TEMPLATES = (
@@ -101,8 +102,9 @@ class PromptEmbedder:
         texts = {text for prompt in prompts for text in prompt.texts}
         new = sorted(texts - self._known.keys())
         if new:
-            embeddings = self._encoder.encode_prompts(new).float().cpu()
-            self._known.update(zip(new, embeddings, strict=True))
+            embeddings = self._encoder.encode_prompts(new)
+            check_prompt_embeddings(self._encoder, embeddings, len(new))
+            self._known.update(zip(new, embeddings.float().cpu(), strict=True))
         means = [
             torch.stack([self._known[text] for text in prompt.texts]).mean(0) for prompt in prompts
         ]

@@ -37,6 +37,7 @@ class Localization:
 
     pixels: the upright picture, uint8 (H, W, 3).
     file: the name of its file, if it came from one.
+    notes: what the user should know of how it was read, such as "first of 12 frames".
     model: the name of the encoder.
     prompts: the P labels asked for.
     presence: float32 (P,) in [0, 1], how sure it is that each prompt is in the picture at all.
@@ -51,6 +52,7 @@ class Localization:
     presence: npt.NDArray[np.float32]
     maps: npt.NDArray[np.float32]
     boxes: list[Box]
+    notes: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:

@@ -1,9 +1,12 @@
 """The two verbs, on an encoder small enough to reason about: it sees colours."""
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from localize import Localizer, Options, Prompt
 
@@ -164,3 +167,65 @@ def test_the_same_input_gives_the_same_result_on_every_run(localizer):
     first, second = (localizer.locate(picture(), ["red", "grey"]) for _ in range(2))
     assert first.boxes == second.boxes
     assert (first.maps == second.maps).all()
+
+
+class CrampedEncoder(ColourEncoder):
+    """Runs out of memory with more than 4 crops at once, as a small GPU does."""
+
+    def encode_crops(self, crops):
+        if len(crops) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().encode_crops(crops)
+
+
+def test_where_memory_is_short_batches_are_halved_and_it_is_said_once():
+    with pytest.warns(RuntimeWarning, match="batches of") as said:
+        result = Localizer(CrampedEncoder(), Options(batch_size=6)).locate(picture(), "red")
+    assert len(said) == 1
+    assert result.maps == pytest.approx(Localizer(ColourEncoder()).locate(picture(), "red").maps)
+
+
+def test_a_picture_that_cannot_be_read_is_reported_and_the_others_are_done():
+    unread = []
+    images = [picture(), b"no picture", picture(colour=(0, 0, 255))]
+    localizer = Localizer(ColourEncoder())
+    results = list(localizer.locate_many(images, "red", lambda *pair: unread.append(pair)))
+    assert len(results) == 2
+    ((source, error),) = unread
+    assert source == b"no picture"
+    assert "bytes" in str(error)
+
+
+def test_without_a_handler_a_picture_that_cannot_be_read_is_an_error():
+    with pytest.raises(ValueError, match="bytes"):
+        Localizer(ColourEncoder()).locate(b"no picture", "red")
+
+
+def test_a_picture_over_the_limit_is_refused():
+    file = BytesIO()
+    Image.fromarray(picture()).save(file, "PNG")
+    with pytest.raises(ValueError, match="limit"):
+        Localizer(ColourEncoder(), Options(max_pixels=100)).locate(file.getvalue(), "red")
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (lambda vectors: vectors * 2, "unit-norm"),
+        (lambda vectors: vectors * float("nan"), "NaN"),
+        (lambda vectors: vectors[:1], "shape"),
+    ],
+)
+def test_an_encoder_that_returns_nonsense_is_refused_by_method(broken, words):
+    class Broken(ColourEncoder):
+        def encode_crops(self, crops):
+            embeddings, tokens = super().encode_crops(crops)
+            return broken(embeddings), tokens
+
+        def encode_prompts(self, texts):
+            return broken(super().encode_prompts(texts))
+
+    with pytest.raises(ValueError, match=f"encode_crops.*{words}"):
+        Localizer(Broken()).encode(picture())
+    with pytest.raises(ValueError, match=f"encode_prompts.*{words}"):
+        Localizer(Broken()).embed_prompts(["red", "blue"])
