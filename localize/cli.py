@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 DONE, SOME_FAILED, USAGE = 0, 1, 2
 INTERRUPTED, TERMINATED = 130, 143
 
+OVERLAY, HEATMAP = ".boxes.png", ".heatmap.png"
 DEMO_PROMPTS = ("a cat", "a butterfly", "a bicycle")
 
 
@@ -203,7 +204,7 @@ def _detect(parsed: argparse.Namespace) -> int:
     for problem in problems:
         _complain(problem)
     failures = len(problems)
-    outputs = _outputs(paths, Path(parsed.output))
+    outputs = _outputs(_without_own(paths, parsed.output), Path(parsed.output))
     settings = {"model": parsed.model, "dtype": parsed.dtype, **asdict(options)}
     if parsed.resume:
         outputs = {
@@ -242,8 +243,19 @@ def _detect_all(
             _write_outputs(result, output, parsed.heatmaps, settings)
             if not parsed.quiet:
                 progress.write(_summary(result, io.display_name(path)), file=sys.stdout)
+                sys.stdout.flush()
             progress.update()
     return len(unread)
+
+
+def _without_own(paths: Iterable[Path], folder: str) -> list[Path]:
+    """The images that are not overlays of an earlier run into the same folder."""
+    own = os.path.join(os.path.abspath(folder), "")
+    return [
+        path
+        for path in paths
+        if not (os.path.abspath(path).startswith(own) and path.name.endswith((OVERLAY, HEATMAP)))
+    ]
 
 
 def _outputs(paths: Iterable[Path], folder: Path) -> dict[Path, Path]:
@@ -261,10 +273,10 @@ def _write_outputs(
     """Write overlays first and JSON last: where there is JSON, the image is finished."""
     from localize import io
 
-    io.write_image(_beside(output, ".boxes.png"), result.boxes_overlay())
+    io.write_image(_beside(output, OVERLAY), result.boxes_overlay())
     if heatmaps:
         for number, prompt in enumerate(result.prompts, 1):
-            name = f".{number}-{_slug(prompt)}.png"
+            name = f".{number}-{_slug(prompt)}{HEATMAP}"
             io.write_image(_beside(output, name), result.overlay(prompt))
     io.write_json(_beside(output, ".json"), {**result.to_dict(), "settings": settings})
 

@@ -1,0 +1,179 @@
+"""The command line: outputs, exit codes and clear errors, with a small real checkpoint."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from checkpoints import tiny_checkpoint
+from PIL import Image
+
+from localize.cli import main
+
+PROMPTS = ["-p", "a cat", "猫 on a mat"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return str(tiny_checkpoint(tmp_path_factory.mktemp("clip"), "clip"))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), np.uint8)
+    for pixels, name in zip(noise, ["b.png", "a photo.jpg", "more/b.png"], strict=True):
+        Image.fromarray(pixels).resize((80, 60)).save(folder / name)
+    return folder
+
+
+def detect(*arguments):
+    return main(["detect", *map(str, arguments)])
+
+
+def test_a_folder_gives_json_and_an_overlay_for_each_picture(photos, tmp_path, checkpoint, capsys):
+    output = tmp_path / "out"
+    assert detect(photos, *PROMPTS, "--model", checkpoint, "-o", output) == 0
+    for name in ("a photo.jpg", "b.png", "more/b.png"):
+        found = json.loads((output / f"{name}.json").read_text("utf-8"))
+        assert found["version"] == 1
+        assert found["image"] == {"file": name.split("/")[-1], "width": 80, "height": 60}
+        assert found["prompts"] == ["a cat", "猫 on a mat"]
+        assert len(found["presence"]) == 2
+        assert Image.open(output / f"{name}.boxes.png").size[0] >= 80
+    said = capsys.readouterr()
+    assert "a photo.jpg" in said.out
+    assert said.err == ""
+
+
+def test_heatmaps_are_written_for_each_prompt_when_asked_for(photos, tmp_path, checkpoint):
+    detect(photos / "b.png", *PROMPTS, "--model", checkpoint, "-o", tmp_path, "--heatmaps")
+    assert {path.name for path in tmp_path.glob("b.png.*")} == {
+        "b.png.json",
+        "b.png.boxes.png",
+        "b.png.1-a-cat.heatmap.png",
+        "b.png.2-猫-on-a-mat.heatmap.png",
+    }
+
+
+def test_quiet_says_nothing(photos, tmp_path, checkpoint, capsys):
+    assert detect(photos, *PROMPTS, "--model", checkpoint, "-o", tmp_path, "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_broken_picture_is_named_and_the_others_are_done(photos, tmp_path, checkpoint, capsys):
+    (photos / "c.png").write_bytes((photos / "b.png").read_bytes()[:60])
+    output = tmp_path / "out"
+    missing = photos / "no such file.png"
+    code = detect(photos, missing, *PROMPTS, "--model", checkpoint, "-o", output)
+    said = capsys.readouterr().err.splitlines()
+    assert code == 1
+    assert len(said) == 2
+    assert any("c.png" in line for line in said)
+    assert any("no such file.png" in line for line in said)
+    assert len(list(output.rglob("*.json"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stride", "0"], "stride"),
+        (["--threshold", "nan"], "threshold"),
+        (["--scales", "-1"], "scales"),
+        (["--batch-size", "0"], "batch_size"),
+        (["--device", "abacus"], "abacus"),
+        (["--model", "no/such/folder/at/all"], "no/such/folder"),
+        (["-p", " "], "blank"),
+    ],
+)
+def test_a_senseless_command_is_refused_in_one_sentence(
+    photos, tmp_path, checkpoint, capsys, arguments, words
+):
+    code = detect(photos, "-p", "a cat", "--model", checkpoint, "-o", tmp_path, *arguments)
+    said = capsys.readouterr().err
+    assert code == 2
+    assert words in said
+    assert len(said.splitlines()) == 1
+
+
+def test_usage_errors_exit_with_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["detect"])
+    assert stop.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_refused(photos, tmp_path, checkpoint, capsys):
+    output = tmp_path / "out"
+    output.write_text("mine")
+    assert detect(photos, *PROMPTS, "--model", checkpoint, "-o", output) == 1
+    assert "out" in capsys.readouterr().err
+    assert output.read_text() == "mine"
+
+
+def test_resume_does_what_is_left_and_leaves_the_rest(photos, tmp_path, checkpoint):
+    arguments = [photos, *PROMPTS, "--model", checkpoint, "-o", tmp_path / "out"]
+    detect(*arguments)
+    first = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.json")}
+    before = {path: path.stat().st_mtime_ns for path in first}
+    lost = tmp_path / "out" / "b.png.json"
+    lost.unlink()
+    assert detect(*arguments, "--resume") == 0
+    assert {path: path.read_bytes() for path in first} == first
+    rewritten = {path for path in first if path.stat().st_mtime_ns != before[path]}
+    assert rewritten == {lost}
+
+
+def test_resume_with_another_question_asks_anew(photos, tmp_path, checkpoint):
+    arguments = [photos / "b.png", "--model", checkpoint, "-o", tmp_path]
+    detect(*arguments, "-p", "a cat")
+    detect(*arguments, "-p", "a dog", "--resume")
+    assert json.loads((tmp_path / "b.png.json").read_text())["prompts"] == ["a dog"]
+
+
+def test_pictures_of_one_name_in_two_folders_do_not_overwrite_each_other(
+    photos, tmp_path, checkpoint
+):
+    output = tmp_path / "out"
+    detect(
+        photos / "b.png", photos / "more" / "b.png", *PROMPTS, "--model", checkpoint, "-o", output
+    )
+    assert sorted(path.relative_to(output).as_posix() for path in output.rglob("*.json")) == [
+        "b.png.json",
+        "more/b.png.json",
+    ]
+
+
+def test_overlays_of_an_earlier_run_are_not_taken_for_photos(photos, checkpoint):
+    arguments = [photos, "-p", "a cat", "--model", checkpoint, "-o", photos / "out", "--heatmaps"]
+    detect(*arguments)
+    before = sorted(photos.rglob("*"))
+    detect(*arguments)
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_help_loads_neither_torch_nor_numpy():
+    code = (
+        "import sys\nfrom localize.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'numpy', 'transformers', 'PIL', 'cv2'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_demo_finds_the_cat_and_the_butterfly_and_no_bicycle(tmp_path, capsys):
+    assert main(["demo", "-o", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "scene.json").read_text())
+    assert {box["label"] for box in found["boxes"]} == {"a cat", "a butterfly"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "scene.png",
+        "scene.json",
+        "boxes.png",
+        "a-cat.png",
+        "a-butterfly.png",
+        "a-bicycle.png",
+    }
+    assert "a bicycle: not here" in capsys.readouterr().out
