@@ -10,13 +10,12 @@ import os
 import sys
 import unicodedata
 from functools import cache, lru_cache
-from itertools import pairwise
+from itertools import accumulate
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 BUILT_IN = ""
 """Stands for the font that Pillow brings: Latin letters, the same on every machine."""
@@ -25,12 +24,15 @@ LONGEST = 300
 """Characters of a text that are looked at; no line is wide enough for more."""
 
 _FOLDERS = {
-    "win32": ["{WINDIR}/Fonts", "{LOCALAPPDATA}/Microsoft/Windows/Fonts"],
-    "darwin": ["/System/Library/Fonts", "/Library/Fonts", "{HOME}/Library/Fonts"],
+    "win32": ["%WINDIR%/Fonts", "%LOCALAPPDATA%/Microsoft/Windows/Fonts"],
+    "darwin": ["/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts"],
 }.get(
     sys.platform,
-    ["/usr/share/fonts", "/usr/local/share/fonts", "{HOME}/.fonts", "{HOME}/.local/share/fonts"],
+    ["/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts"],
 )
+
+_ZERO_WIDTH_JOINER = "\u200d"
+_JOINERS = "\u200c" + _ZERO_WIDTH_JOINER
 
 _STYLES = ("bold", "italic", "oblique", "mono", "serif", "condensed", "light", "thin", "black")
 _PLACEHOLDERS = ("lastresort", "blank")
@@ -47,8 +49,8 @@ def line(text: str, size: int, colour: Colour, max_width: float = math.inf) -> I
     Returns an RGBA image, transparent behind the letters, 1.5 * size high. Characters that no
     font of this machine has are drawn as their code points, such as U+732B.
     """
-    text = " ".join("".join(c if c.isprintable() or _is_joiner(c) else " " for c in text).split())
-    text = text[:LONGEST]
+    shown = "".join(char if char.isprintable() or char in _JOINERS else " " for char in text)
+    text = unicodedata.normalize("NFC", " ".join(shown.split()))[:LONGEST]
     drawn = _draw(text, size, colour)
     kept = len(text)
     while drawn.width > max_width and kept:
@@ -63,36 +65,55 @@ def runs(text: str) -> list[tuple[str, str]]:
     A piece stays with its font for as long as that has the characters, so that Arabic with a
     Latin word in it is laid out as one.
     """
-    found: list[tuple[str, str]] = []
+    found: list[tuple[str | None, str]] = []
+    for cluster in _clusters(text):
+        before, piece = found[-1] if found else (None, "")
+        if before is not None and _continues(before, cluster):
+            font: str | None = before
+        else:
+            font = _font_file(cluster)
+        if found and font == before:
+            found[-1] = (font, piece + cluster)
+        else:
+            found.append((font, cluster))
+    return [_drawable(font, piece) for font, piece in found]
+
+
+def _clusters(text: str) -> list[str]:
+    """Characters, each with the marks and joiners that belong to it."""
+    found: list[str] = []
     for char in text:
-        font = _font_file(char)
-        if found and (_is_joiner(char) or _continues(found[-1][0], char)):
-            font = found[-1][0]
-        piece = char if font is not None else f" U+{ord(char):04X} "
-        font = font or BUILT_IN
-        if found and found[-1][0] == font:
-            piece = found.pop()[1] + piece
-        found.append((font, piece))
-    return [(font, piece.replace("  ", " ")) for font, piece in found]
+        attached = _is_joiner(char) or unicodedata.category(char) in ("Mn", "Mc", "Me")
+        if found and (attached or found[-1][-1] == _ZERO_WIDTH_JOINER):
+            found[-1] += char
+        else:
+            found.append(char)
+    return found
 
 
-def _continues(font: str, char: str) -> bool:
+def _continues(font: str, cluster: str) -> bool:
     """Emoji fonts have digits too, which belong on keys: plain text does not go on in them."""
-    return _covers(font, char) and (not char.isascii() or _covers(font, "a"))
+    return _covers(font, cluster) and (not cluster.isascii() or _covers(font, "a"))
+
+
+def _drawable(font: str | None, piece: str) -> tuple[str, str]:
+    if font is None:
+        return BUILT_IN, " " + " ".join(f"U+{ord(char):04X}" for char in piece) + " "
+    if font == BUILT_IN:  # It has nothing for joiners, and would draw a box for each.
+        return font, "".join(char for char in piece if not _is_joiner(char))
+    return font, piece
 
 
 def _is_joiner(char: str) -> bool:
-    """Marks, joiners and variation selectors: they belong to the character before them."""
-    return unicodedata.category(char) in ("Mn", "Mc", "Me", "Cf")
+    """Joiners and variation selectors show nothing by themselves."""
+    return char in _JOINERS or "\ufe00" <= char <= "\ufe0f"
 
 
 def _draw(text: str, size: int, colour: Colour) -> Image.Image:
     pieces = [_draw_run(font, piece, size, colour) for font, piece in runs(text)]
-    edges = [0]
-    for piece in pieces:
-        edges.append(edges[-1] + piece.width)
+    edges = list(accumulate((piece.width for piece in pieces), initial=0))
     whole = Image.new("RGBA", (max(1, edges[-1]), round(1.5 * size)), (*colour, 0))
-    for (left, _), piece in zip(pairwise(edges), pieces, strict=True):
+    for left, piece in zip(edges, pieces, strict=False):
         whole.paste(piece, (left, 0))
     return whole
 
@@ -109,54 +130,52 @@ def _draw_run(file: str, text: str, size: int, colour: Colour) -> Image.Image:
     return canvas.resize(shrunk, Image.Resampling.LANCZOS)
 
 
-@lru_cache(maxsize=64)
-def _font(file: str, size: int) -> tuple[Font, int]:
+@lru_cache(maxsize=512)
+def _font(
+    file: str, size: int, layout: ImageFont.Layout | None = None
+) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, int]:
     """A font and the size it has: bitmap fonts come in few. Raises OSError when unreadable."""
     if file == BUILT_IN:
         return ImageFont.load_default(size), size
-    try:
-        return ImageFont.truetype(file, size), size
-    except OSError:
-        for strike in _STRIKES:
-            try:
-                return ImageFont.truetype(file, strike), strike
-            except OSError:
-                continue
-        raise
+    for possible in (size, *_STRIKES):
+        try:
+            return ImageFont.truetype(file, possible, layout_engine=layout), possible
+        except OSError:
+            continue
+    raise OSError(f"{file} is no font that can be read")
 
 
-@cache
-def _font_file(char: str) -> str | None:
-    """The first font that has a character."""
-    return next((file for file in (BUILT_IN, *_font_files()) if _covers(file, char)), None)
+@lru_cache(maxsize=4096)
+def _font_file(cluster: str) -> str | None:
+    """The first font that has all characters of a cluster."""
+    return next((file for file in (BUILT_IN, *_font_files()) if _covers(file, cluster)), None)
 
 
 @cache
 def _font_files() -> tuple[str, ...]:
     """The machine's font files: colour emoji, then plain upright sans-serif ones, then others."""
-    homes = {"HOME": str(Path.home())} | os.environ
     found = [
         str(path)
         for folder in _FOLDERS
-        for path in Path(folder.format_map(_Known(homes))).rglob("*")
+        for path in Path(os.path.expandvars(os.path.expanduser(folder))).rglob("*")
         if path.suffix.lower() in (".ttf", ".otf", ".ttc")
     ]
 
-    def rank(file: str) -> tuple[bool, int, str]:
-        name = Path(file).stem.lower().replace("sansserif", "sans")
-        return "emoji" not in name, sum(style in name for style in _STYLES), file
+    def rank(file: str) -> tuple[bool, int, bool, str]:
+        name = Path(file).stem.lower()
+        styles = sum(style in name for style in _STYLES)
+        return "emoji" not in name, styles, "sans" not in name, file
 
     plain = [file for file in found if not any(p in file.lower() for p in _PLACEHOLDERS)]
     return tuple(sorted(plain, key=rank))
 
 
-class _Known(dict[str, str]):
-    def __missing__(self, key: str) -> str:
-        return "/nonexistent"
+def _covers(file: str, cluster: str) -> bool:
+    return all(_has(file, char) for char in cluster if not _is_joiner(char))
 
 
-@lru_cache(maxsize=4096)
-def _covers(file: str, char: str) -> bool:
+@lru_cache(maxsize=16384)
+def _has(file: str, char: str) -> bool:
     """Whether a font has a character: what it draws is not what it draws for one that none has."""
     if char.isspace():
         return True
@@ -166,10 +185,11 @@ def _covers(file: str, char: str) -> bool:
         return False
 
 
+@lru_cache(maxsize=1024)
 def _glyph(file: str, char: str) -> bytes | None:
-    font, size = _font(file, 24)
+    """What a font draws for a character, without the circle that shaping puts under lone marks."""
+    font, size = _font(file, 24, ImageFont.Layout.BASIC)
     image = Image.new("RGBA", (2 * size, 2 * size))
-    ImageDraw.Draw(image).text(
-        (size // 2, 1.5 * size), char, "white", font, anchor="ls", embedded_color=True
-    )
+    place = (size // 2, 1.5 * size)
+    ImageDraw.Draw(image).text(place, char, "white", font, anchor="ls", embedded_color=True)
     return image.tobytes() if image.getbbox() else None

@@ -71,7 +71,7 @@ def overlay(
     Returns an RGB image. The colours always span relevance 0 to 1, so that overlays compare.
     """
     canvas = _Canvas.of(pixels)
-    rows = [] if title is None else [[canvas.text(title, scale=1.25)]]
+    rows = [] if title is None else [[line] for line in canvas.paragraph(title, scale=1.25)]
     facts = []
     if presence is not None:
         facts.append(canvas.entry(canvas.dot(presence >= 0.5), canvas.text(_in_words(presence))))
@@ -128,7 +128,7 @@ def boxes_overlay(
 def _in_words(presence: float) -> str:
     if presence >= 0.5:
         return f"{_percent(presence)} sure it is here"
-    return f"not here: only {_percent(presence)} sure"
+    return f"not here (only {_percent(presence)} sure it is)"
 
 
 def _percent(part: float) -> str:
@@ -147,8 +147,12 @@ def _colour(index: int) -> Colour:
 
 
 def _heat_colours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Relevance (h, w) in [0, 1] as RGB in [0, 255], float32 (h, w, 3)."""
-    bgr = cv2.applyColorMap((values * 255).round().astype(np.uint8), cv2.COLORMAP_TURBO)
+    """Relevance (h, w) in [0, 1] as RGB in [0, 255], float32 (h, w, 3).
+
+    Plasma (Smith and van der Walt 2015, matplotlib): even steps of relevance look even, from dark
+    violet to bright yellow, to the colour-blind and in grey too.
+    """
+    bgr = cv2.applyColorMap((values * 255).round().astype(np.uint8), cv2.COLORMAP_PLASMA)
     return bgr[..., ::-1].astype(np.float32)
 
 
@@ -225,13 +229,15 @@ class _Canvas:
         colours: Sequence[Colour],
     ) -> None:
         """One label a box, where it covers least; none where it would hide in other labels."""
-        taken = np.empty((0, 4), int)
+        tags, places = [], np.empty((0, 4), int)
         for box, label, score, colour in zip(boxes, labels, scores, colours, strict=True):
             tag = self._tag(label, score, colour)
-            place = _best_place(box, tag.size, self.image.size, taken, boxes)
-            if _overlaps(place[None], taken).sum() < 0.3 * tag.width * tag.height:
-                self.image.paste(tag, (int(place[0]), int(place[1])))
-                taken = np.concatenate([taken, place[None]])
+            place = _best_place(box, tag.size, self.image.size, places, boxes)[None]
+            if _overlaps(place, places).sum() <= 0.15 * tag.width * tag.height:
+                tags.append(tag)
+                places = np.concatenate([places, place])
+        for tag, place in reversed(list(zip(tags, places.tolist(), strict=True))):
+            self.image.paste(tag, (place[0], place[1]))
 
     def _tag(self, label: str, score: float, colour: Colour) -> Image.Image:
         ink = _BLACK if np.dot(colour, (0.299, 0.587, 0.114)) > 110 else _WHITE
@@ -248,6 +254,18 @@ class _Canvas:
     def text(self, text: str, scale: float = 1, colour: Colour = _INK) -> Image.Image:
         room = self.image.width - 4 * self.size
         return lettering.line(text, round(self.size * scale), colour, max_width=room)
+
+    def paragraph(self, text: str, scale: float) -> list[Image.Image]:
+        """A text on up to three lines, broken between words."""
+        size, room = round(self.size * scale), self.image.width - 4 * self.size
+        lines = [""]
+        for word in text.split():
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and len(lines) < 3 and lettering.line(longer, size, _INK).width > room:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+        return [self.text(line, scale) for line in lines]
 
     def entry(self, *parts: Image.Image) -> Image.Image:
         return _row(parts, gap=self.size // 2)
@@ -268,25 +286,26 @@ class _Canvas:
         return mark
 
     def colour_bar(self) -> Image.Image:
-        """What the colours mean, as they look over a light grey photo."""
+        """What the colours mean, as they look over a grey photo."""
         width, height = 8 * self.size, self.size
         values = np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
-        bar = Image.fromarray(_blend(np.full((height, width, 3), 210, np.uint8), values))
+        bar = Image.fromarray(_blend(np.full((height, width, 3), 160, np.uint8), values))
         ends = [self.text("relevance", colour=_PALE), self.text("0"), bar, self.text("1")]
         return self.entry(*ends)
 
     def above(self, rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
-        """The picture with a legend below it: rows of entries, wrapped to its width."""
-        margin, gap = self.size, self.size * 2
+        """The picture with a legend below it: rows of entries in columns, wrapped to its width."""
+        margin, gap = self.size, 3 * self.size // 2
         places: list[tuple[Image.Image, int, int]] = []
         bottom = self.image.height + margin // 2
         for row in filter(None, rows):
             x, y, height = margin, bottom, 0
+            column = max(entry.width for entry in row) + gap
             for entry in row:
                 if x > margin and x + entry.width > self.image.width - margin:
                     x, y, height = margin, y + height, 0
                 places.append((entry, x, y))
-                x, height = x + entry.width + gap, max(height, entry.height)
+                x, height = x + column, max(height, entry.height)
             bottom = y + height
         if not places:
             return self.image
