@@ -1,0 +1,290 @@
+"""Runs a localizer, and the published recipes beside it, over pictures with known boxes.
+
+Knows the two verbs, samples and metrics; must not know the command line or how answers come about.
+
+AP looks at whole ranked lists, so every method is asked for all its boxes, however weak. Of the
+same list `false_boxes_per_absent_prompt` counts those that a user would see at the localizer's own
+threshold. The recipes have no such threshold: all of their boxes count.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from localize.encoders.protocol import Encoder
+from localize.evaluation import metrics
+from localize.evaluation.recipes import RECIPES
+from localize.evaluation.samples import Answer, Array, Sample, Truth
+from localize.evaluation.scenes import make_scene
+from localize.localizer import Localizer
+from localize.result import Localization
+
+REPORT_VERSION = 1
+PACKAGES = ("clip-localize", "torch", "transformers", "numpy", "opencv-python", "pycocotools")
+
+COLUMNS = {
+    "AP50": "AP50",
+    "AP30": "AP30",
+    "pointing": "pointing",
+    "CorLoc": "corloc50",
+    "presence AUC": "presence_auc",
+    "false boxes": "false_boxes_per_absent_prompt",
+    "crops": "crops_per_image",
+    "seconds": "seconds_per_image",
+}
+
+
+class Method(Protocol):
+    """Anything with the two verbs: our localizer, or a recipe."""
+
+    def encode(self, image: Any) -> Any:
+        """Put a picture's windows through the encoder; the answer has ``num_crops``."""
+        ...
+
+    def locate(self, encoded: Any, prompts: Any) -> Localization:
+        """Say where each prompt is in an encoded picture."""
+        ...
+
+
+def scene_samples(count: int, seed: int = 0) -> Iterator[Sample]:
+    """Scenes of seeds ``seed`` to ``seed + count - 1``, drawn as they are taken.
+
+    Each is asked for its own names and for as many that are absent from it.
+    """
+    for number in range(seed, seed + count):
+        scene = make_scene(number)
+        truth = Truth(
+            file=f"scene-{number}",
+            labels=tuple(name for name, _ in scene.objects),
+            xyxy=np.array([xyxy for _, xyxy in scene.objects], np.float64).reshape(-1, 4),
+            iscrowd=np.zeros(len(scene.objects), bool),
+            prompts=(*scene.names, *scene.absent),
+        )
+        yield Sample(scene.image, truth)
+
+
+def load_object(spec: str) -> Encoder:
+    """The encoder that ``module:object`` names, for ``--encoder``.
+
+    The module is looked for in the current folder first, then where Python finds modules; its code
+    is run. A class is called without arguments; anything else is taken as it is.
+
+    Raises ValueError, in one sentence, where there is no such thing or it is no `Encoder`.
+    """
+    module_name, _, name = spec.partition(":")
+    if not module_name or not name:
+        raise ValueError(f"an encoder is named module:object, as in my_encoder:Tower, not {spec!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+        found = getattr(module, name)
+        encoder = found() if isinstance(found, type) else found
+    except Exception as error:  # whatever a stranger's module does when it is run
+        raise ValueError(f"{spec} cannot be loaded ({type(error).__name__}: {error})") from error
+    if not isinstance(encoder, Encoder):
+        wanted = [each for each in dir(Encoder) if not each.startswith("_")]
+        missing = [each for each in wanted if not hasattr(encoder, each)]
+        raise ValueError(f"{spec} is no encoder: it lacks {', '.join(missing)}")
+    return encoder
+
+
+def run(
+    samples: Iterable[Sample],
+    localizer: Localizer,
+    recipes: Sequence[str] = (),
+    *,
+    source: Mapping[str, Any] | None = None,
+    progress: Callable[[Iterable[Sample]], Iterable[Sample]] = iter,
+) -> dict[str, Any]:
+    """Measure a localizer, and recipes with the same encoder on the same pictures.
+
+    samples: taken one at a time; pictures are not kept.
+    recipes: any of ``RECIPES``: "pinecone", "clip-diy".
+    source: where the samples come from (seed, folder), for the report.
+    progress: wraps the samples, as tqdm does.
+
+    Returns plain data for JSON: the localizer's figures (see `figures`) with its ``per_class``
+    table, ``recipes`` with the same for each recipe, and ``config``. Everything but seconds, date
+    and machine is the same at every run.
+
+    Raises ValueError for an unknown recipe and where there is no sample; whatever reading a picture
+    raises; ImportError without pycocotools.
+    """
+    unknown = [name for name in recipes if name not in RECIPES]
+    if unknown:
+        raise ValueError(f"recipes must be among {', '.join(RECIPES)}, not {', '.join(unknown)}")
+    metrics.load_pycocotools()  # if it is missing, say so before an hour of work
+    # All boxes, for AP; the options that the user set give the threshold of those that count.
+    methods: dict[str, Method] = {
+        "localize": Localizer(localizer.encoder, replace(localizer.options, threshold=0.0))
+    }
+    for name in recipes:
+        methods[name] = RECIPES[name](localizer.encoder)
+    truths: list[Truth] = []
+    answers: dict[str, list[Answer]] = {name: [] for name in methods}
+    for sample in progress(samples):
+        truths.append(sample.truth)
+        for name, method in methods.items():
+            answers[name].append(ask(method, sample))
+    if not truths:
+        raise ValueError("there is nothing to evaluate: no picture was given")
+    return {
+        "version": REPORT_VERSION,
+        **figures(truths, answers["localize"], localizer.options.threshold),
+        "recipes": {name: figures(truths, answers[name], threshold=0.0) for name in recipes},
+        "config": _config(localizer, len(truths), source or {}),
+    }
+
+
+def ask(method: Method, sample: Sample) -> Answer:
+    """One method's answer about one picture, timed in its two halves."""
+    started = time.perf_counter()
+    encoded = method.encode(sample.image)
+    between = time.perf_counter()
+    result = method.locate(encoded, sample.truth.prompts)
+    done = time.perf_counter()
+    return Answer(
+        labels=tuple(box.label for box in result.boxes),
+        scores=np.array([box.score for box in result.boxes], np.float64),
+        xyxy=np.array([box.xyxy for box in result.boxes], np.float64).reshape(-1, 4),
+        presence=result.presence.astype(np.float64),
+        peaks=peaks(result),
+        crops=encoded.num_crops,
+        encode_seconds=between - started,
+        locate_seconds=done - between,
+    )
+
+
+def peaks(result: Localization) -> Array:
+    """Where each map is highest, float64 (P, 2), x and y in pixels of the picture.
+
+    Of several equal maxima the one nearest to their centre, so that a plateau is not judged by its
+    corner.
+    """
+    to_picture = np.array([result.width, result.height]) / result.maps.shape[:0:-1]
+    points = np.empty((len(result.maps), 2))
+    for row, relevance in enumerate(result.maps):
+        places = np.argwhere(relevance == relevance.max())[:, ::-1]
+        distance = np.linalg.norm(places - places.mean(0), axis=1)
+        points[row] = (places[distance.argmin()] + 0.5) * to_picture
+    return points
+
+
+def figures(truths: Sequence[Truth], answers: Sequence[Answer], threshold: float) -> dict[str, Any]:
+    """All figures of one method; ``None`` where there was nothing to count.
+
+    AP50, AP30: mean over the names present of COCO's average precision at IoU 0.5 and 0.3.
+    pointing, corloc50: shares over all pairs of a picture and a name that is in it.
+    presence_auc: over all pairs of a picture and a prompt.
+    false_boxes_per_absent_prompt: boxes of at least the threshold, per absent prompt asked.
+    per_class: the same by name, with ``truths``, the number of its boxes, crowds left out.
+    """
+    ap50 = metrics.average_precision(truths, answers, 0.5)
+    ap30 = metrics.average_precision(truths, answers, 0.3)
+    pointing = metrics.pointing_hits(truths, answers)
+    corloc = metrics.corloc_hits(truths, answers, 0.5)
+    names = sorted({name for truth in truths for name in truth.labels})
+    encode = float(np.mean([answer.encode_seconds for answer in answers]))
+    locate = float(np.mean([answer.locate_seconds for answer in answers]))
+    return {
+        "AP50": _mean(ap50.values()),
+        "AP30": _mean(ap30.values()),
+        "pointing": metrics.share(pointing),
+        "presence_auc": metrics.presence_auc(truths, answers),
+        "corloc50": metrics.share(corloc),
+        "crops_per_image": float(np.mean([answer.crops for answer in answers])),
+        "false_boxes_per_absent_prompt": metrics.false_boxes(truths, answers, threshold),
+        "seconds_per_image": encode + locate,
+        "encode_seconds_per_image": encode,
+        "locate_seconds_per_image": locate,
+        "per_class": {
+            name: {
+                "truths": sum(len(truth.boxes_of(name, crowds=False)) for truth in truths),
+                "AP50": ap50.get(name),
+                "AP30": ap30.get(name),
+                "pointing": _mean(pointing.get(name, ())),
+                "corloc50": _mean(corloc.get(name, ())),
+            }
+            for name in names
+        },
+    }
+
+
+def format_table(report: Mapping[str, Any]) -> str:
+    """The report's figures as text, one line a method."""
+    rows = {"localize": report, **report["recipes"]}
+    return _table(
+        ["method", *COLUMNS],
+        [[name, *(_figure(row[key]) for key in COLUMNS.values())] for name, row in rows.items()],
+    )
+
+
+def format_per_class(report: Mapping[str, Any]) -> str:
+    """The localizer's figures by name as text, one line a name."""
+    header = ["name", "boxes", "AP50", "AP30", "pointing", "CorLoc"]
+    keys = ("AP50", "AP30", "pointing", "corloc50")
+    return _table(
+        header,
+        [
+            [name, str(row["truths"]), *(_figure(row[key]) for key in keys)]
+            for name, row in report["per_class"].items()
+        ],
+    )
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    numbers = list(values)
+    return float(np.mean(numbers)) if numbers else None
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for first, *others in (header, *rows):
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join(cells))
+    return "\n".join(lines)
+
+
+def _config(localizer: Localizer, count: int, source: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model": localizer.model,
+        "options": asdict(localizer.options),
+        "images": count,
+        **source,
+        "versions": {"python": platform.python_version()}
+        | {package: _version(package) for package in PACKAGES},
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": str(getattr(localizer.encoder, "device", torch.device("cpu"))),
+        },
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

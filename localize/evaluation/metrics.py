@@ -1,0 +1,192 @@
+"""How good answers are: average precision, pointing game, CorLoc, presence AUC, false boxes.
+
+Knows truths and answers as plain data; knows nothing of pictures, models or files. Every figure is
+None where it has nothing to be counted over (no present prompt, no absent prompt).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+from localize.evaluation.samples import Answer, Truth
+
+MAX_BOXES = 100  # the best boxes of one name in one picture that count, as in COCO
+
+
+def box_iou(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Intersection over union of boxes (N, 4) and (M, 4), corners xyxy: (N, M) in [0, 1]."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    common = np.prod(np.clip(high - low, 0, None), axis=-1)
+    union = np.prod(a[:, 2:] - a[:, :2], axis=-1)[:, None] + np.prod(b[:, 2:] - b[:, :2], axis=-1)
+    return np.asarray(common / np.maximum(union - common, np.finfo(np.float64).tiny))
+
+
+def load_pycocotools() -> tuple[Any, Any]:
+    """The classes COCO and COCOeval of pycocotools, an optional dependency.
+
+    Raises ImportError, naming the extra to install, where it is missing.
+    """
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise ImportError(
+            "evaluation needs pycocotools: install it with pip install 'clip-localize[evaluate]'"
+        ) from error
+    return COCO, COCOeval
+
+
+def average_precision(
+    truths: Sequence[Truth], answers: Sequence[Answer], iou: float
+) -> dict[str, float]:
+    """COCO's average precision of each name that has a true box, by pycocotools.
+
+    A box is right where its IoU with a true box of its name that no better box has taken is at
+    least ``iou``; precision is averaged at 101 points of recall over boxes of any size, the best
+    ``MAX_BOXES`` a picture (Lin et al., arXiv 1405.0312). Crowd boxes neither count nor hurt. AP is
+    made for long ranked lists: give it answers with their weak boxes, not those cut at a threshold.
+
+    Raises ImportError where pycocotools is missing.
+    """
+    coco, coco_eval = load_pycocotools()
+    names = sorted({name for truth in truths for name in (*truth.labels, *truth.prompts)})
+    number = {name: index for index, name in enumerate(names, start=1)}
+    dataset = {
+        "info": {},
+        "images": [{"id": index} for index in range(1, len(truths) + 1)],
+        "categories": [{"id": number[name], "name": name} for name in names],
+        "annotations": list(_truth_records(truths, number)),
+    }
+    found = list(_answer_records(answers, number))
+    if not dataset["annotations"]:
+        return {}
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        known = coco()
+        known.dataset = dataset
+        known.createIndex()
+        run = coco_eval(known, known.loadRes(found) if found else coco(), "bbox")
+        run.params.imgIds = sorted(known.getImgIds())
+        run.params.catIds = sorted(known.getCatIds())
+        run.params.iouThrs = np.array([iou])
+        run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
+        run.params.maxDets = [MAX_BOXES]
+        run.evaluate()
+        run.accumulate()
+    precision = run.eval["precision"][0, :, :, 0, 0]  # (recalls, names); -1: no true box
+    return {
+        name: float(precision[:, column].mean())
+        for column, name in enumerate(names)
+        if precision[0, column] >= 0
+    }
+
+
+def pointing_hits(truths: Sequence[Truth], answers: Sequence[Answer]) -> dict[str, list[bool]]:
+    """For each name, one entry a picture that has it: is the map's peak inside one of its boxes?
+
+    The pointing game of Zhang et al., "Top-down Neural Attention by Excitation Backprop" (arXiv
+    1608.00507), but without its tolerance of 15 pixels. Crowd boxes are boxes here.
+    """
+    hits: dict[str, list[bool]] = {}
+    for truth, answer in zip(truths, answers, strict=True):
+        for row in np.flatnonzero(truth.present()):
+            name, (x, y) = truth.prompts[row], answer.peaks[row]
+            boxes = truth.boxes_of(name)
+            inside = (boxes[:, 0] <= x) & (x <= boxes[:, 2]) & (boxes[:, 1] <= y)
+            hits.setdefault(name, []).append(bool(np.any(inside & (y <= boxes[:, 3]))))
+    return hits
+
+
+def corloc_hits(
+    truths: Sequence[Truth], answers: Sequence[Answer], iou: float
+) -> dict[str, list[bool]]:
+    """For each name, one entry a picture that has it: does its best box reach ``iou`` with a truth?
+
+    CorLoc of Deselaers et al., "Weakly Supervised Localization and Learning with Generic
+    Knowledge" (IJCV 2012). Names of which a picture shows crowds only are left out.
+    """
+    hits: dict[str, list[bool]] = {}
+    for truth, answer in zip(truths, answers, strict=True):
+        for row in np.flatnonzero(truth.present()):
+            name = truth.prompts[row]
+            boxes = truth.boxes_of(name, crowds=False)
+            if len(boxes):
+                best = [row for row, label in enumerate(answer.labels) if label == name][:1]
+                reached = box_iou(answer.xyxy[best], boxes) >= iou
+                hits.setdefault(name, []).append(bool(reached.any()))
+    return hits
+
+
+def share(hits: dict[str, list[bool]]) -> float | None:
+    """Share of true entries over all pairs of picture and name: frequent names weigh more."""
+    entries = [hit for name in hits.values() for hit in name]
+    return float(np.mean(entries)) if entries else None
+
+
+def presence_auc(truths: Sequence[Truth], answers: Sequence[Answer]) -> float | None:
+    """Chance that a present prompt's presence exceeds an absent one's, over all pictures at once.
+
+    The area under the ROC curve by the Mann-Whitney statistic; equal values count one half.
+    """
+    present = np.concatenate([np.zeros(0, bool), *(truth.present() for truth in truths)])
+    ranks = rankdata(np.concatenate([np.zeros(0), *(answer.presence for answer in answers)]))
+    positives, negatives = int(present.sum()), int((~present).sum())
+    if not positives or not negatives:
+        return None
+    rank_sum = ranks[present].sum() - positives * (positives + 1) / 2
+    return float(rank_sum / (positives * negatives))
+
+
+def false_boxes(
+    truths: Sequence[Truth], answers: Sequence[Answer], threshold: float
+) -> float | None:
+    """Boxes of score >= ``threshold`` drawn for absent prompts, per absent prompt asked."""
+    asked = drawn = 0
+    for truth, answer in zip(truths, answers, strict=True):
+        absent = {truth.prompts[row] for row in np.flatnonzero(~truth.present())}
+        asked += len(absent)
+        drawn += sum(
+            label in absent and score >= threshold
+            for label, score in zip(answer.labels, answer.scores, strict=True)
+        )
+    return float(drawn) / asked if asked else None
+
+
+def _truth_records(truths: Sequence[Truth], number: dict[str, int]) -> Iterator[dict[str, Any]]:
+    """True boxes as COCO annotations; ids start at 1, since pycocotools takes 0 for unmatched."""
+    rows = (
+        (image, label, box, crowd)
+        for image, truth in enumerate(truths, start=1)
+        for label, box, crowd in zip(truth.labels, truth.xyxy, truth.iscrowd, strict=True)
+    )
+    for index, (image, label, box, crowd) in enumerate(rows, start=1):
+        yield {
+            "id": index,
+            "image_id": image,
+            "category_id": number[label],
+            "bbox": _xywh(box),
+            "area": float(np.prod(box[2:] - box[:2])),
+            "iscrowd": int(crowd),
+        }
+
+
+def _answer_records(answers: Sequence[Answer], number: dict[str, int]) -> Iterator[dict[str, Any]]:
+    for image, answer in enumerate(answers, start=1):
+        for label, score, box in zip(answer.labels, answer.scores, answer.xyxy, strict=True):
+            yield {
+                "image_id": image,
+                "category_id": number[label],
+                "bbox": _xywh(box),
+                "score": float(score),
+            }
+
+
+def _xywh(xyxy: npt.NDArray[np.float64]) -> list[float]:
+    return [*map(float, xyxy[:2]), *map(float, xyxy[2:] - xyxy[:2])]
