@@ -24,6 +24,7 @@ import torch
 EMBEDDED = "emoji"  # the name of the model that is shipped inside the package
 EMBEDDED_FOLDER = Path(__file__).parent / "emoji"
 ADVICE = f"give a folder with a CLIP-like checkpoint, a hub id, or {EMBEDDED!r}"
+HUB_TIMEOUT = 10.0  # seconds to wait for the hub's first answer
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HUB_FILES = [
@@ -109,16 +110,13 @@ def find_folder(name: str | os.PathLike[str]) -> Path:
         raise CheckpointError(
             f"{folder} is a file; give the folder that the checkpoint's files are in"
         )
-    if (
-        isinstance(name, Path)
-        or str(name).startswith((".", "~", "/"))
-        or not _HUB_ID.fullmatch(name)
-    ):
+    hub_id = name if isinstance(name, str) and not name.startswith((".", "~", "/")) else ""
+    if not _HUB_ID.fullmatch(hub_id):
         raise CheckpointError(f"there is no folder {folder}; {ADVICE}")
-    return _download(name)
+    return _download(hub_id)
 
 
-def first_sentence(error: Exception) -> str:
+def first_sentence(error: BaseException) -> str:
     """An exception's message cut to its first sentence, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return re.split(r"(?<=[a-z)'\"`])\. ", text)[0].rstrip(".")[:300]
@@ -126,7 +124,7 @@ def first_sentence(error: Exception) -> str:
 
 def _download(name: str) -> Path:
     """The snapshot of a hub checkpoint, from the hub's local cache if it is there."""
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
@@ -136,7 +134,8 @@ def _download(name: str) -> Path:
     except (OSError, ValueError):
         pass
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, etag_timeout=5))
+        HfApi().model_info(name, timeout=HUB_TIMEOUT)  # snapshot_download waits without end
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except GatedRepoError as error:
         raise CheckpointError(
             f"the hub model {name!r} is gated: accept its terms on huggingface.co and log in with "
@@ -148,7 +147,8 @@ def _download(name: str) -> Path:
             f"check the spelling, or {ADVICE}"
         ) from error
     except Exception as error:
-        why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else first_sentence(error)
+        offline = constants.is_offline_mode()
+        why = "HF_HUB_OFFLINE is set" if offline else first_sentence(error.__cause__ or error)
         raise CheckpointError(
             f"{name!r} is no folder here and the Hugging Face hub cannot be reached ({why}); "
             f"check the connection, or give a local folder or {EMBEDDED!r}"
@@ -245,6 +245,13 @@ def _load_model(folder: Path, config: dict[str, Any]) -> Any:
 def _load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
+    # Without any vocabulary transformers makes up an empty one, and all texts become the same.
+    patterns = ("tokenizer.json", "vocab*", "*.model")
+    if not any(next(folder.glob(pattern), None) for pattern in patterns):
+        raise CheckpointError(
+            f"{folder} has no usable tokenizer (neither tokenizer.json nor a vocabulary); "
+            "save the model's processor or tokenizer into the folder"
+        )
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:

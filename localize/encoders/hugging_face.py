@@ -162,6 +162,10 @@ class HuggingFaceEncoder:
             padding = "max_length" if siglip else False
             limits = {"truncation": True, "max_length": self._max_length, "padding": padding}
             rows = self._tokenizer(texts, **limits)["input_ids"]
+        if max(max(row) for row in rows) >= self._model.config.text_config.vocab_size:
+            raise CheckpointError(
+                f"the tokenizer in {self.name} is not of the same model as the weights"
+            )
         return rows  # type: ignore[no-any-return]
 
 
