@@ -5,8 +5,10 @@ Knows files and pixels; must not know models, prompts or boxes.
 
 from __future__ import annotations
 
+import ctypes
 import glob
 import json
+import logging
 import math
 import os
 import secrets
@@ -16,7 +18,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
@@ -25,7 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, _imaging
 
 from localize.options import MAX_PIXELS
 
@@ -140,6 +142,12 @@ _HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
 _PAGED = {"TIFF", "DCX"}
 _STILL = {"MPO", "PSD"}
 """Further frames of these are no frames to a viewer: gain maps, depth maps and layers."""
+
+# Pillow and libtiff print of damaged files what is raised anyway. Where libtiff is out of reach
+# (Windows), it goes on so.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+with suppress(OSError, AttributeError):
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 Image.init()
 SUFFIXES = frozenset(
@@ -329,6 +337,8 @@ def _rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     if image.mode.startswith(("I", "F")):
         values, notes = _narrowed(image)
         image, profile = Image.fromarray(values), None
+    if image.mode == "P" and image.palette is None:  # As Pillow reads palettes in ICNS files.
+        image = image.convert("RGBA")
     alpha = None
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -351,23 +361,27 @@ def _narrowed(image: Image.Image) -> tuple[Pixels, tuple[str, ...]]:
 
     16 bits are divided by 257. Other values are taken as they are in [0, 255], times 255 when
     fractions in [0, 1], as 16 bits when whole and up to 65535, else stretched from the least to
-    the greatest.
+    the greatest. NaN is the least.
     """
     values = np.asarray(image)
     if image.mode.startswith("I;16") or (image.format in ("PNG", "PPM") and image.mode == "I"):
         return _from_16_bits(values), ()
-    finite = np.isfinite(values)
-    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0, 0)
-    if low >= 0 and image.mode == "F" and high <= 1:
-        low, high = 0, 1
-    elif low >= 0 and high <= 255:
-        low, high = 0, 255
-    elif low >= 0 and image.mode == "I" and high <= 65535:
+    finite = values[np.isfinite(values)]
+    if finite.size < values.size:
+        low, high = (finite.min(), finite.max()) if finite.size else (0, 0)
+        values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and image.mode == "I" and 255 < high <= 65535:
         return _from_16_bits(values), ()
-    stretched = (values.astype(np.float64) - low) / (float(high) - float(low) or 1) * 255
-    grey = np.nan_to_num(stretched, nan=0, posinf=255, neginf=0).round().astype(np.uint8)
-    plain = (low, high) in ((0, 1), (0, 255))
-    return grey, () if plain else (f"grey values stretched from {low:g} to {high:g}",)
+    notes: tuple[str, ...] = ()
+    if low >= 0 and high <= 255:
+        low, high = 0, 1 if image.mode == "F" and high <= 1 else 255
+    else:
+        notes = (f"grey values stretched from {low:g} to {high:g}",)
+    grey = values.astype(np.float64)
+    grey -= low
+    grey *= 255 / (high - low or 1)
+    return np.rint(grey, out=grey).astype(np.uint8), notes
 
 
 def _from_16_bits(values: npt.NDArray[Any]) -> Pixels:
@@ -408,7 +422,7 @@ def _from_array(source: Any) -> Pixels:
     pixels = _as_uint8(_channels_last(source, prefer_first=is_tensor))
     if pixels.shape[2] == 4:
         return np.array(_rgb(Image.fromarray(pixels))[0])
-    return np.require(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), requirements="CW")
+    return np.require(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), requirements=["C", "W"])
 
 
 def _channels_last(array: npt.NDArray[Any], prefer_first: bool) -> npt.NDArray[Any]:

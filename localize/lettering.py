@@ -23,6 +23,9 @@ BUILT_IN = ""
 LONGEST = 300
 """Characters of a text that are looked at; no line is wide enough for more."""
 
+MOST_FONTS = 400
+"""Font files that are looked into, so that a machine with thousands does not take seconds."""
+
 _FOLDERS = {
     "win32": ["%WINDIR%/Fonts", "%LOCALAPPDATA%/Microsoft/Windows/Fonts"],
     "darwin": ["/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts"],
@@ -130,7 +133,7 @@ def _draw_run(file: str, text: str, size: int, colour: Colour) -> Image.Image:
     return canvas.resize(shrunk, Image.Resampling.LANCZOS)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _font(
     file: str, size: int, layout: ImageFont.Layout | None = None
 ) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, int]:
@@ -166,8 +169,8 @@ def _font_files() -> tuple[str, ...]:
         styles = sum(style in name for style in _STYLES)
         return "emoji" not in name, styles, "sans" not in name, file
 
-    plain = [file for file in found if not any(p in file.lower() for p in _PLACEHOLDERS)]
-    return tuple(sorted(plain, key=rank))
+    telling = [file for file in found if not any(p in file.lower() for p in _PLACEHOLDERS)]
+    return tuple(sorted(telling, key=rank)[:MOST_FONTS])
 
 
 def _covers(file: str, cluster: str) -> bool:
@@ -186,10 +189,13 @@ def _has(file: str, char: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _glyph(file: str, char: str) -> bytes | None:
-    """What a font draws for a character, without the circle that shaping puts under lone marks."""
+def _glyph(file: str, char: str) -> int | None:
+    """A hash of what a font draws for a character, or None when that is nothing.
+
+    Without shaping, which would put a circle under a mark that stands alone.
+    """
     font, size = _font(file, 24, ImageFont.Layout.BASIC)
     image = Image.new("RGBA", (2 * size, 2 * size))
     place = (size // 2, 1.5 * size)
     ImageDraw.Draw(image).text(place, char, "white", font, anchor="ls", embedded_color=True)
-    return image.tobytes() if image.getbbox() else None
+    return hash(image.tobytes()) if image.getbbox() else None
