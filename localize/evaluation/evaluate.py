@@ -265,9 +265,13 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _config(localizer: Localizer, count: int, source: Mapping[str, Any]) -> dict[str, Any]:
+    options = asdict(localizer.options)
     return {
         "model": localizer.model,
-        "options": asdict(localizer.options),
+        "options": {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in options.items()
+        },
         "images": count,
         **source,
         "versions": {"python": platform.python_version()}

@@ -1,0 +1,322 @@
+"""Evaluation from end to end: folders and scenes in, figures and tables out."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from colours import COLOURS, ColourEncoder
+from PIL import Image
+
+from localize import Localizer, Options
+from localize.evaluation.coco import read_coco
+from localize.evaluation.evaluate import (
+    ask,
+    format_per_class,
+    format_table,
+    load_object,
+    peaks,
+    run,
+    scene_samples,
+)
+from localize.evaluation.samples import Sample, Truth
+from localize.evaluation.scenes import concepts
+from localize.result import Localization
+
+SHARED = Path(__file__).parents[2] / "shared"
+PROMPTS = ("red", "green", "blue", "yellow")
+BARS = (
+    "AP50",
+    "AP30",
+    "pointing",
+    "presence_auc",
+    "corloc50",
+    "crops_per_image",
+    "false_boxes_per_absent_prompt",
+    "seconds_per_image",
+)
+
+
+def squares(seed):
+    """Two squares of different colours on grey, and the truth about them."""
+    random = np.random.default_rng(seed)
+    pixels = np.full((180, 240, 3), COLOURS["grey"], np.uint8)
+    labels = tuple(random.choice(PROMPTS, 2, replace=False).tolist())
+    boxes = []
+    for label, left in zip(labels, (0, 120), strict=True):
+        side = int(random.integers(60, 80))
+        x, y = left + int(random.integers(15, 120 - side - 15)), int(random.integers(5, 95))
+        pixels[y : y + side, x : x + side] = COLOURS[label]
+        boxes.append((x, y, x + side, y + side))
+    truth = Truth(f"squares-{seed}", labels, np.array(boxes, float), np.zeros(2, bool), PROMPTS)
+    return Sample(pixels, truth)
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return [squares(seed) for seed in range(6)]
+
+
+@pytest.fixture(scope="module")
+def report(samples):
+    return run(samples, Localizer(ColourEncoder()), ("pinecone", "clip-diy"), source={"seed": 0})
+
+
+def test_squares_of_plain_colours_are_told_apart_and_found(report):
+    assert report["presence_auc"] == 1
+    assert report["pointing"] == 1
+    assert report["AP30"] > 0.5
+    assert (
+        report["crops_per_image"] == Localizer(ColourEncoder()).encode(squares(0).image).num_crops
+    )
+
+
+def test_a_report_is_plain_json_with_a_figure_for_every_bar(report):
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    for figures in (report, *report["recipes"].values()):
+        assert all(isinstance(figures[key], float) for key in BARS)
+        assert set(figures["per_class"]) == set(PROMPTS)
+
+
+def test_a_report_says_what_was_run(report):
+    config = report["config"]
+    assert config["model"] == "ColourEncoder"
+    assert config["options"]["threshold"] == Options().threshold
+    assert config["images"] == 6
+    assert config["seed"] == 0
+    assert {"versions", "machine", "date"} <= config.keys()
+
+
+def test_recipes_run_on_the_same_pictures_with_the_same_encoder(report):
+    assert report["recipes"].keys() == {"pinecone", "clip-diy"}
+    assert report["recipes"]["pinecone"]["crops_per_image"] == 40
+    assert report["recipes"]["pinecone"]["false_boxes_per_absent_prompt"] == 1
+    assert report["recipes"]["clip-diy"]["crops_per_image"] == 59
+
+
+def test_two_runs_give_the_same_figures(samples, report):
+    again = run(iter(samples), Localizer(ColourEncoder()))
+    for key in (*BARS[:-1], "per_class"):
+        assert again[key] == report[key]
+
+
+def test_false_boxes_are_those_that_a_user_would_see(samples, report):
+    options = Options(threshold=0.05)
+    seen = Localizer(ColourEncoder(), options)
+    drawn = sum(
+        box.label not in sample.truth.labels
+        for sample in samples
+        for box in seen.locate(sample.image, PROMPTS).boxes
+    )
+    figures = run(samples, Localizer(ColourEncoder(), options))
+    assert figures["false_boxes_per_absent_prompt"] == pytest.approx(drawn / (2 * len(samples)))
+
+
+def test_average_precision_does_not_depend_on_the_users_threshold(samples, report):
+    strict = run(samples, Localizer(ColourEncoder(), Options(threshold=1.0)))
+    assert strict["AP50"] == report["AP50"]
+    assert strict["false_boxes_per_absent_prompt"] == 0
+
+
+def test_progress_sees_every_sample_once(samples):
+    seen = []
+
+    def watch(items):
+        for item in items:
+            seen.append(item)
+            yield item
+
+    run(samples[:2], Localizer(ColourEncoder()), progress=watch)
+    assert seen == samples[:2]
+
+
+def test_an_unknown_recipe_and_no_samples_are_refused_in_words(samples):
+    with pytest.raises(ValueError, match="recipes must be among pinecone, clip-diy, not yolo"):
+        run(samples, Localizer(ColourEncoder()), ("yolo",))
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        run([], Localizer(ColourEncoder()))
+
+
+def test_figures_that_nothing_was_counted_for_are_none_and_shown_as_a_dash():
+    sample = squares(0)
+    everything = replace(sample.truth, prompts=sample.truth.labels)
+    report = run([Sample(sample.image, everything)], Localizer(ColourEncoder()))
+    assert report["presence_auc"] is None
+    assert report["false_boxes_per_absent_prompt"] is None
+    assert " - " in format_table(report)
+
+
+def test_the_table_has_a_line_a_method_and_the_class_table_a_line_a_name(report):
+    lines = format_table(report).splitlines()
+    assert [line.split()[0] for line in lines] == ["method", "localize", "pinecone", "clip-diy"]
+    assert len({len(line) for line in lines}) == 1
+    assert f"{report['AP50']:.3f}" in lines[1]
+    classes = format_per_class(report).splitlines()
+    assert [line.split()[0] for line in classes] == ["name", *sorted(PROMPTS)]
+
+
+def test_the_peak_of_a_plateau_is_its_middle():
+    maps = np.zeros((2, 10, 20), np.float32)
+    maps[0, 2:5, 4:9] = 0.7
+    maps[1, 9, 19] = 0.1
+    pixels = np.zeros((100, 200, 3), np.uint8)
+    result = Localization(pixels, None, "", ("a", "b"), np.zeros(2, np.float32), maps, [])
+    np.testing.assert_allclose(peaks(result), [(65, 35), (195, 95)])
+
+
+def test_a_scene_is_asked_for_its_own_names_and_as_many_absent_ones():
+    known = {concept.name for concept in concepts()}
+    for sample in scene_samples(5, seed=70):
+        truth = sample.truth
+        own = set(truth.labels)
+        assert set(truth.prompts) <= known
+        assert len(truth.prompts) == len(set(truth.prompts)) == 2 * len(own)
+        assert truth.present().sum() == len(own)
+        assert len(truth.labels) == len(truth.xyxy) == len(truth.iscrowd)
+
+
+def test_scenes_are_those_of_consecutive_seeds():
+    (second,) = scene_samples(1, seed=8)
+    both = list(scene_samples(2, seed=7))
+    np.testing.assert_array_equal(both[1].image, second.image)
+    assert both[1].truth.prompts == second.truth.prompts
+    assert not np.array_equal(both[0].image, second.image)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A COCO folder of two photos; the second one has a crowd and nothing else."""
+    (tmp_path / "images").mkdir()
+    for number in (0, 1):
+        Image.fromarray(squares(number).image).save(tmp_path / "images" / f"{number}.png")
+    write(
+        tmp_path,
+        {
+            "images": [
+                {"id": 7, "file_name": "0.png", "width": 240, "height": 180},
+                {"id": 3, "file_name": "1.png", "width": 240, "height": 180},
+            ],
+            "categories": [{"id": 5, "name": "red"}, {"id": 90, "name": "green"}],
+            "annotations": [
+                {"image_id": 7, "category_id": 90, "bbox": [10, 20, 30.5, 40], "iscrowd": 0},
+                {"image_id": 7, "category_id": 5, "bbox": [1, 2, 0, 40], "iscrowd": 0},
+                {"image_id": 3, "category_id": 5, "bbox": [0, 0, 9, 9], "iscrowd": 1},
+            ],
+        },
+    )
+    return tmp_path
+
+
+def write(folder, records):
+    (folder / "instances.json").write_text(json.dumps(records), encoding="utf-8")
+
+
+def records_of(folder):
+    return json.loads((folder / "instances.json").read_text(encoding="utf-8"))
+
+
+def test_a_coco_folder_becomes_samples_with_corners_and_all_names_asked(folder):
+    first, second = read_coco(folder)
+    assert first.image == folder / "images" / "0.png"
+    assert first.truth.file == "0.png"
+    assert first.truth.labels == ("green",)  # the box without width is no box
+    np.testing.assert_allclose(first.truth.xyxy, [(10, 20, 40.5, 60)])
+    assert first.truth.prompts == second.truth.prompts == ("red", "green")
+    assert second.truth.labels == ("red",)
+    assert second.truth.iscrowd.tolist() == [True]
+    assert ask(Localizer(ColourEncoder()), first).presence.shape == (2,)
+
+
+def test_a_folder_without_instances_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is no COCO folder.*instances\.json and images/"):
+        read_coco(tmp_path)
+
+
+def test_a_photo_that_is_missing_is_named(folder):
+    (folder / "images" / "1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1\.png is named in instances\.json"):
+        read_coco(folder)
+
+
+def test_a_photo_of_another_size_is_refused(folder):
+    records = records_of(folder)
+    records["images"][0]["width"] = 480
+    write(folder, records)
+    with pytest.raises(ValueError, match=r"0\.png is 240 x 180 .* says 480 x 180"):
+        read_coco(folder)
+
+
+def test_a_photo_that_is_turned_by_its_exif_tag_has_its_upright_size(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(squares(0).image).save(folder / "images" / "0.png", exif=exif)
+    with pytest.raises(ValueError, match="is 180 x 240 pixels upright"):
+        read_coco(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"images": [{}], "categories": [], "annotations": []}'],
+)
+def test_json_that_is_not_coco_is_refused_in_words(folder, text):
+    (folder / "instances.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"instances\.json is not in COCO's format"):
+        read_coco(folder)
+
+
+def test_an_annotation_of_an_unknown_category_is_refused_in_words(folder):
+    records = records_of(folder)
+    records["annotations"][0]["category_id"] = 4
+    write(folder, records)
+    with pytest.raises(ValueError, match="not in COCO's format"):
+        read_coco(folder)
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module in the current folder that defines an encoder."""
+    tests = Path(__file__).parent
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tests), *sys.path])
+    (tmp_path / "my_towers.py").write_text(
+        "from colours import ColourEncoder\n"
+        "ready = ColourEncoder()\n"
+        "class Half:\n    image_size = 32\n"
+        "class Broken:\n    def __init__(self):\n        raise OSError('no weights')\n",
+        encoding="utf-8",
+    )
+    yield "my_towers"
+    sys.modules.pop("my_towers", None)
+
+
+@pytest.mark.parametrize("name", ["ColourEncoder", "ready"])
+def test_an_encoder_is_loaded_from_the_current_folder_as_class_or_object(module, name):
+    assert load_object(f"{module}:{name}").image_size == 32
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("my_towers", "module:object"),
+        ("no_such_module:Tower", r"no_such_module:Tower cannot be loaded \(ModuleNotFoundError"),
+        ("my_towers:Tower", "my_towers:Tower cannot be loaded"),
+        ("my_towers:Broken", "no weights"),
+        ("my_towers:Half", "it lacks encode_crops, encode_prompts, logit_scale, mean, std"),
+    ],
+)
+def test_what_is_no_encoder_is_refused_in_words(module, spec, message):
+    with pytest.raises(ValueError, match=message):
+        load_object(spec)
+
+
+@pytest.mark.skipif(not (SHARED / "photos").is_dir(), reason="needs photos beside the project")
+def test_real_photos_are_measured_with_an_encoder_from_elsewhere(monkeypatch):
+    monkeypatch.chdir(SHARED / "photo_encoder")
+    samples = read_coco(SHARED / "photos")
+    assert len(samples) == 49
+    assert sum(len(sample.truth.labels) for sample in samples) == 495
+    assert {len(sample.truth.prompts) for sample in samples} == {80}
+    encoder = load_object("photo_encoder:PhotoEncoder")
+    assert run(samples[:2], Localizer(encoder))["presence_auc"] > 0.75
