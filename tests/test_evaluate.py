@@ -258,7 +258,7 @@ def test_a_photo_that_is_turned_by_its_exif_tag_has_its_upright_size(folder):
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", "{}", '{"images": [{}], "categories": [], "annotations": []}'],
+    ["{", "[]", "{}", '{"images": [{}], "categories": [], "annotations": []}', "\x00"],
 )
 def test_json_that_is_not_coco_is_refused_in_words(folder, text):
     (folder / "instances.json").write_text(text, encoding="utf-8")
@@ -266,9 +266,12 @@ def test_json_that_is_not_coco_is_refused_in_words(folder, text):
         read_coco(folder)
 
 
-def test_an_annotation_of_an_unknown_category_is_refused_in_words(folder):
+@pytest.mark.parametrize(
+    "wrong", [{"category_id": 4}, {"image_id": 4}, {"bbox": [1, 2, 3]}, {"bbox": "here"}]
+)
+def test_an_annotation_that_fits_nothing_is_refused_in_words(folder, wrong):
     records = records_of(folder)
-    records["annotations"][0]["category_id"] = 4
+    records["annotations"][0] |= wrong
     write(folder, records)
     with pytest.raises(ValueError, match="not in COCO's format"):
         read_coco(folder)
