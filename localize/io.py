@@ -131,11 +131,11 @@ def read_ahead(
 
 _FORMATS = tuple(
     """JPEG PNG WEBP AVIF GIF TIFF BMP DIB JPEG2000 PPM ICO CUR ICNS QOI PSD DDS SGI PCX DCX SUN
-    XBM XPM MSP FLI BLP FTEX GBR PIXAR TGA SPIDER IM""".split()
+    XBM XPM MSP FLI BLP FTEX GBR PIXAR TGA SPIDER""".split()
 )
 """Formats that Pillow decodes by itself, those with the weakest signatures last. Left out are those
 that start a program (EPS, WMF), that bring no decoder (HDF5, GRIB, BUFR, MPEG), whose decoders take
-memory before they know the size (FITS), and that nearly any file could be (IMT, MCIDAS, PCD...)."""
+memory before they know the size (FITS), and that nearly any file could be (IM, IMT, MCIDAS...)."""
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
@@ -252,8 +252,9 @@ def _identified(file: IO[bytes]) -> Image.Image:
         raise ImageError("the file is empty")
     damaged = None
     for name in (*_heif(prefix), *_FORMATS):
-        factory, accepts = Image.OPEN[name]
-        if accepts and accepts(prefix) is not True:
+        # A Pillow built without a library may lack the format.
+        factory, accepts = Image.OPEN.get(name, (None, None))
+        if factory is None or (accepts and accepts(prefix) is not True):
             continue
         file.seek(0)
         try:
