@@ -321,7 +321,17 @@ def _upright(image: Image.Image, max_pixels: int) -> tuple[Pixels, tuple[str, ..
     transposition = _TRANSPOSITIONS.get(_orientation(image))
     if transposition is not None:
         rgb = rgb.transpose(transposition)
-    return np.array(rgb), notes
+    return _pixels(rgb), notes
+
+
+def _pixels(rgb: Image.Image) -> Pixels:
+    """The pixels of an RGB image. Band by band: in one go Pillow takes the memory thrice."""
+    pixels = np.empty((rgb.height, rgb.width, 3), np.uint8)
+    rows = max(1, 2**20 // rgb.width)
+    for top in range(0, rgb.height, rows):
+        band = rgb.crop((0, top, rgb.width, min(top + rows, rgb.height)))
+        pixels[top : top + rows] = np.asarray(band)
+    return pixels
 
 
 def _orientation(image: Image.Image) -> Any:
@@ -349,7 +359,8 @@ def _rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         image = image.convert("RGB")
     if profile:
         image, notes = _in_srgb(image, profile)
-    image = image.convert("RGB")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
     if alpha is not None:
         ground = Image.new("RGB", image.size, GROUND)
         ground.paste(image, mask=alpha)
@@ -422,7 +433,7 @@ def _from_array(source: Any) -> Pixels:
         )
     pixels = _as_uint8(_channels_last(source, prefer_first=is_tensor))
     if pixels.shape[2] == 4:
-        return np.array(_rgb(Image.fromarray(pixels))[0])
+        return _pixels(_rgb(Image.fromarray(pixels))[0])
     return np.require(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), requirements=["C", "W"])
 
 

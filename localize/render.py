@@ -10,6 +10,7 @@ room for labels. The legend is below.
 from __future__ import annotations
 
 import colorsys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,6 +70,7 @@ def overlay(
     xyxy: (N, 4), in pixels of the photo, best first. labels, scores in [0, 1]: one a box.
     title: the prompt. presence: in [0, 1], how sure it is that the prompt is there at all.
     Returns an RGB image. The colours always span relevance 0 to 1, so that overlays compare.
+    Raises ValueError when boxes, labels and scores differ in number.
     """
     canvas = _Canvas.of(pixels)
     rows = [] if title is None else [[line] for line in canvas.paragraph(title, scale=1.25)]
@@ -79,6 +81,7 @@ def overlay(
         canvas.heat(relevance)
         facts.append(canvas.colour_bar())
     boxes = canvas.place(xyxy)
+    _check(boxes, labels, scores)
     white = [_WHITE] * len(boxes)
     canvas.draw_boxes(boxes, white)
     canvas.draw_labels(boxes, labels, scores, white)
@@ -101,34 +104,47 @@ def boxes_overlay(
     prompts: what was asked, so that the legend can name also what was not found.
     presence: in [0, 1], one a prompt, or empty.
     Returns an RGB image.
+    Raises ValueError when boxes, labels and scores, or prompts and presence, differ in number.
     """
     canvas = _Canvas.of(pixels)
     names = list(dict.fromkeys((*prompts, *labels)))
     colour_of = dict(zip(names, map(_colour, range(len(names))), strict=True))
     colours = [colour_of[label] for label in labels]
     boxes = canvas.place(xyxy)
+    _check(boxes, labels, scores)
     canvas.draw_boxes(boxes, colours)
     canvas.draw_labels(boxes, labels, scores, colours)
 
     sure = dict(zip(prompts, presence, strict=True)) if len(presence) else {}
-    names.sort(key=lambda name: name not in labels)
+    counts = Counter(labels)
+    names.sort(key=lambda name: not counts[name])
     entries = []
     for name in names[:LEGEND_ENTRIES]:
-        count = list(labels).count(name)
-        says = f"{count} box{'es' * (count > 1)}" if count else "no box"
-        if name in sure:
-            says += f", {_in_words(sure[name])}"
-        swatch = canvas.swatch(colour_of[name], filled=count > 0)
+        swatch = canvas.swatch(colour_of[name], filled=counts[name] > 0)
+        says = _boxes_in_words(counts[name], sure.get(name))
         entries.append(canvas.entry(swatch, canvas.text(name), canvas.text(says, colour=_PALE)))
     if more := len(names[LEGEND_ENTRIES:]):
         entries.append(canvas.text(f"and {more:,} more prompts", colour=_PALE))
     return canvas.above([entries])
 
 
+def _check(boxes: Boxes, labels: Sequence[str], scores: Sequence[float]) -> None:
+    if not len(boxes) == len(labels) == len(scores):
+        raise ValueError(
+            "boxes, labels and scores must be as many of each, "
+            f"not {len(boxes)}, {len(labels)} and {len(scores)}"
+        )
+
+
 def _in_words(presence: float) -> str:
     if presence >= 0.5:
         return f"{_percent(presence)} sure it is here"
     return f"not here (only {_percent(presence)} sure it is)"
+
+
+def _boxes_in_words(count: int, presence: float | None) -> str:
+    boxes = f"{count} box{'es' * (count > 1)}" if count else "no box"
+    return boxes if presence is None else f"{boxes}, {_in_words(presence)}"
 
 
 def _percent(part: float) -> str:
