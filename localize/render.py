@@ -76,7 +76,8 @@ def overlay(
     rows = [] if title is None else [[line] for line in canvas.paragraph(title, scale=1.25)]
     facts = []
     if presence is not None:
-        facts.append(canvas.entry(canvas.dot(presence >= 0.5), canvas.text(_in_words(presence))))
+        mark = canvas.dot(filled=len(scores) > 0 or presence >= 0.5)
+        facts.append(canvas.entry(mark, canvas.text(_in_words(len(scores), presence))))
     if relevance is not None:
         canvas.heat(relevance)
         facts.append(canvas.colour_bar())
@@ -121,7 +122,7 @@ def boxes_overlay(
     entries = []
     for name in names[:LEGEND_ENTRIES]:
         swatch = canvas.swatch(colour_of[name], filled=counts[name] > 0)
-        says = _boxes_in_words(counts[name], sure.get(name))
+        says = _count_in_words(counts[name], sure.get(name))
         entries.append(canvas.entry(swatch, canvas.text(name), canvas.text(says, colour=_PALE)))
     if more := len(names[LEGEND_ENTRIES:]):
         entries.append(canvas.text(f"and {more:,} more prompts", colour=_PALE))
@@ -136,15 +137,18 @@ def _check(boxes: Boxes, labels: Sequence[str], scores: Sequence[float]) -> None
         )
 
 
-def _in_words(presence: float) -> str:
-    if presence >= 0.5:
-        return f"{_percent(presence)} sure it is here"
-    return f"not here (only {_percent(presence)} sure it is)"
+def _in_words(count: int, presence: float) -> str:
+    sure = f"{_percent(presence)} sure it is"
+    if count:
+        return f"{sure} here"
+    return f"not here ({sure})" if presence < 0.5 else f"no box, though {sure} here"
 
 
-def _boxes_in_words(count: int, presence: float | None) -> str:
+def _count_in_words(count: int, presence: float | None) -> str:
     boxes = f"{count} box{'es' * (count > 1)}" if count else "no box"
-    return boxes if presence is None else f"{boxes}, {_in_words(presence)}"
+    if presence is None:
+        return boxes
+    return f"{boxes}, {_in_words(count, presence)}" if count else _in_words(count, presence)
 
 
 def _percent(part: float) -> str:
@@ -275,7 +279,7 @@ class _Canvas:
         """A text on up to three lines, broken between words."""
         size, room = round(self.size * scale), self.image.width - 4 * self.size
         lines = [""]
-        for word in text.split():
+        for word in text[: 3 * lettering.LONGEST].split():
             longer = f"{lines[-1]} {word}".strip()
             if lines[-1] and len(lines) < 3 and lettering.line(longer, size, _INK).width > room:
                 lines.append(word)

@@ -180,6 +180,13 @@ def test_what_is_there_and_what_is_not_differ_in_the_legend() -> None:
     assert chroma(absent).max() < 20
 
 
+def test_a_prompt_with_a_box_is_never_called_absent() -> None:
+    unsure = overlay(None, xyxy=[(9, 9, 99, 99)], labels=["x"], scores=[0.4], presence=0.4)[480:]
+    absent = overlay(None, presence=0.4)[480:]
+    assert chroma(unsure).max() > 60
+    assert chroma(absent).max() < 20
+
+
 def test_presence_is_never_rounded_to_certainty() -> None:
     legends = [overlay(None, presence=value) for value in (1.0, 0.999, 0.0, 0.001)]
     assert not np.array_equal(legends[0], legends[1])
