@@ -122,9 +122,13 @@ def read_ahead(
     remaining = iter(sources)
     with ThreadPoolExecutor(READERS) as pool:
         pending = deque(pool.submit(read, each) for each in islice(remaining, 2 * READERS))
-        while pending:
-            yield pending.popleft().result()
-            pending.extend(pool.submit(read, each) for each in islice(remaining, 1))
+        try:
+            while pending:
+                yield pending.popleft().result()
+                pending.extend(pool.submit(read, each) for each in islice(remaining, 1))
+        finally:  # Nobody waits for what was not asked for after all.
+            for future in pending:
+                future.cancel()
 
 
 # Image files ------------------------------------------------------------------------------------
@@ -311,6 +315,8 @@ _TRANSPOSITIONS = {
 def _upright(image: Image.Image, max_pixels: int) -> tuple[Pixels, tuple[str, ...]]:
     """The pixels as a viewer shows them, and notes."""
     width, height = image.size
+    if not (width and height):
+        raise ImageError("it has no pixels")
     if width * height > max_pixels:
         raise ImageError(
             f"its {width} x {height} pixels are more than the limit of {max_pixels:,}; "

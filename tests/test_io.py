@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -294,13 +294,37 @@ def test_what_is_no_picture_is_refused_in_a_sentence_that_names_it(tmp_path: Pat
         assert io.display_name(name) in message
 
 
-def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may read anything")
-    path = tmp_path / "secret.png"
-    Image.fromarray(CORNERS).save(path)
-    path.chmod(0)
-    assert "permission denied" in refusal(path)
+FORBIDDEN = """
+import os, sys
+from localize import io
+if os.geteuid() == 0:  # root may do anything, nobody may not
+    os.setuid(65534)
+for act in (lambda: io.read_image(sys.argv[1]), lambda: io.write_bytes(sys.argv[2], b"data")):
+    try:
+        act()
+    except (io.ImageError, io.OutputError) as error:
+        print(error)
+print(*io.find_images([sys.argv[3]]))
+"""
+
+
+def test_what_the_user_may_not_read_or_write_is_named(tmp_path: Path) -> None:
+    secret, folder = tmp_path / "secret.png", tmp_path / "folder"
+    Image.fromarray(CORNERS).save(secret)
+    folder.mkdir()
+    secret.chmod(0)
+    folder.chmod(0)
+    arguments = [str(secret), str(folder / "new.json"), str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-c", FORBIDDEN, *arguments], capture_output=True, text=True, check=True
+    )
+    folder.chmod(0o700)
+    reading, writing, finding = done.stdout.splitlines()
+    assert reading == f"cannot read {secret}: permission denied"
+    assert writing == f"cannot write {folder}/new.json: permission denied"
+    assert finding.startswith("[] ")
+    assert str(folder) in finding
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "JPEG2000"])
@@ -309,6 +333,11 @@ def test_a_picture_cut_short_is_refused(kind: str) -> None:
     data = encoded(Image.fromarray(noise), kind)
     for part in (0.1, 0.5, 0.9):
         assert "damaged" in refusal(data[: int(len(data) * part)])
+
+
+def test_an_image_without_pixels_is_refused() -> None:
+    for size in ((0, 5), (5, 0)):
+        assert "no pixels" in refusal(Image.new("RGB", size))
 
 
 def test_a_picture_with_a_wrong_ending_is_read_by_what_it_is(tmp_path: Path) -> None:
@@ -393,6 +422,34 @@ def test_threads_read_at_the_same_time_and_get_the_right_pictures() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_reading_ahead_keeps_the_order_and_goes_on_after_what_cannot_be_read() -> None:
+    good = [encoded(Image.new("RGB", (4, 4), (shade,) * 3), "PNG") for shade in range(60)]
+    sources: list[io.ImageSource] = [*good[:30], b"no picture", *good[30:]]
+    given = list(io.read_ahead(sources))
+    assert [source for source, _ in given] == sources
+    shades = [
+        picture.pixels[0, 0, 0] if isinstance(picture, io.Picture) else None for _, picture in given
+    ]
+    assert shades == [*range(30), None, *range(30, 60)]
+    assert isinstance(given[30][1], io.ImageError)
+
+
+def test_reading_ahead_takes_no_more_than_a_few_pictures_that_nobody_asked_for() -> None:
+    data = encoded(Image.fromarray(CORNERS), "PNG")
+    taken: list[int] = []
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            taken.append(1)
+            yield data
+
+    pictures = io.read_ahead(endless())
+    for _ in range(5):
+        next(pictures)
+    pictures.close()
+    assert len(taken) <= 5 + 2 * io.READERS
 
 
 # Arrays -----------------------------------------------------------------------------------------
