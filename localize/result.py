@@ -95,12 +95,14 @@ class Localization:
         )
 
     def boxes_overlay(self) -> Image.Image:
-        """The picture with the boxes of all prompts."""
+        """The picture with the boxes of all prompts, and a legend that names what is not there."""
         return render.boxes_overlay(
             self.pixels,
             xyxy=_xyxy(self.boxes),
             labels=[box.label for box in self.boxes],
             scores=[box.score for box in self.boxes],
+            prompts=self.prompts,
+            presence=self.presence.tolist(),
         )
 
     def to_dict(self) -> dict[str, Any]:
