@@ -168,10 +168,13 @@ def test_a_dtype_that_no_model_runs_in_is_named(folders: dict[str, Path], dtype:
         load_encoder(folders["clip"], dtype=dtype)
 
 
-def test_dtype_auto_keeps_convolutional_towers_in_float32_on_the_cpu(
-    folders: dict[str, Path],
-) -> None:
-    assert load(folders["convnext"], "auto").dtype == torch.float32
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", torch.float32])
+def test_the_dtype_asked_for_is_the_one_used(folders: dict[str, Path], dtype: Any) -> None:
+    assert str(load(folders["clip"], dtype).dtype).endswith(str(dtype))
+
+
+def test_dtype_auto_is_one_that_the_machine_computes_in(folders: dict[str, Path]) -> None:
+    assert load(folders["clip"], "auto").dtype in (torch.float32, torch.bfloat16)
 
 
 def test_text_embeddings_are_kept_between_runs_and_not_between_models(

@@ -31,20 +31,18 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def choose_dtype(
-    dtype: str | torch.dtype = "auto", device: torch.device | str = "cpu", *, convolutional: bool
+    dtype: str | torch.dtype = "auto", device: torch.device | str = "cpu"
 ) -> torch.dtype:
     """The floating-point format of a model's weights on a device.
 
-    ``"auto"`` is bfloat16 for transformers where the hardware multiplies it natively, else
-    float32; float16 is never chosen, since SigLIP-like towers overflow in it. Convolutional towers
-    stay float32 on the CPU, where depthwise convolutions in bfloat16 are slower.
+    ``"auto"`` is bfloat16 where the hardware multiplies it natively, else float32; float16 is never
+    chosen, since SigLIP-like towers can overflow in it.
 
     Raises ValueError for another format and for one that the device cannot compute in.
     """
     device = torch.device(device)
     if dtype == "auto":
-        native = not (convolutional and device.type == "cpu") and _has_native_bfloat16(device)
-        return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if _has_native_bfloat16(device) else torch.float32
     chosen = DTYPES.get(str(dtype).removeprefix("torch."))
     if chosen is None:
         raise ValueError(f"dtype {str(dtype)!r} is not one of 'auto', {str(list(DTYPES))[1:-1]}")

@@ -18,7 +18,7 @@ from PIL import Image
 from localize.encoders.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from localize.encoders.device import choose_device, choose_dtype
 from localize.encoders.text_cache import TextCache
-from localize.encoders.tokens import is_convolutional, token_reader
+from localize.encoders.tokens import token_reader
 
 TEXT_BATCH = 256
 # SigLIP and SigLIP 2 were trained on lower-case texts padded to the full length, padding attended.
@@ -46,8 +46,7 @@ class HuggingFaceEncoder:
         model = checkpoint.model
         self.name = checkpoint.name
         self.device = choose_device(device)
-        self._convolutional = is_convolutional(model)
-        self.dtype = choose_dtype(dtype, self.device, convolutional=self._convolutional)
+        self.dtype = choose_dtype(dtype, self.device)
         self.logit_scale = _logit_scale(model)
         self.image_size, self.mean, self.std = _measure(checkpoint.image_processor, model)
         bilinear = (
@@ -56,10 +55,7 @@ class HuggingFaceEncoder:
         self.interpolation = "bilinear" if bilinear else "bicubic"
         if checkpoint.negatives is not None:
             self.negatives = checkpoint.negatives
-        # Depthwise convolutions run fastest with channels last.
-        layout = torch.channels_last if self._convolutional else torch.preserve_format
-        self._model = model.to(device=self.device, dtype=self.dtype, memory_format=layout)
-        self._layout = layout
+        self._model = model.to(self.device, self.dtype)
         self._read_tokens = token_reader(model)
         self._tokenizer = checkpoint.tokenizer
         self._max_length = _max_length(model, checkpoint.tokenizer)
@@ -91,7 +87,7 @@ class HuggingFaceEncoder:
         if crops.ndim != 4 or tuple(crops.shape[1:]) != expected:
             raise ValueError(f"crops have shape {tuple(crops.shape)}, not (B, {str(expected)[1:]}")
         with torch.inference_mode():
-            pixels = crops.to(self.device, self.dtype, memory_format=self._layout)
+            pixels = crops.to(self.device, self.dtype)
             output = self._model.get_image_features(**self._image_inputs(pixels))
             embeddings = _pooled(output)
             tokens = None if self._read_tokens is None else self._read_tokens(output)

@@ -43,18 +43,12 @@ def token_reader(model: Any) -> TokenReader | None:
     tower: Any = getattr(model, "vision_model", None)
     tower = getattr(tower, "vision_model", tower)  # early releases of transformers 5 wrap it
     project = getattr(model, "visual_projection", nn.Identity())
-    if is_convolutional(model):
+    if getattr(tower, "config", model.config).model_type in CONVOLUTIONAL:
         return FeatureMap(getattr(tower, "layernorm", nn.Identity()), project)
     if hasattr(getattr(tower, "head", None), "probe"):
         return ValuePath(tower.head)
     block = _last_block(tower)
     return None if block is None else RewiredBlock(block, project)
-
-
-def is_convolutional(model: Any) -> bool:
-    """Whether the image tower is one of the convolutional ones that `FeatureMap` reads."""
-    config = getattr(model.config, "vision_config", None)
-    return getattr(config, "model_type", None) in CONVOLUTIONAL
 
 
 @dataclass(frozen=True)
