@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_detect(commands)
     _add_demo(commands)
     _add_evaluate(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -128,11 +129,27 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     evaluate.set_defaults(run=_evaluate)
 
 
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="measure speed beside the encoder alone, the published loop and the machine's limit",
+        description="--model takes vit-b-32, vit-b-16 and vit-l-14 too: CLIPs with random weights.",
+    )
+    bench.add_argument("--photos", metavar="FOLDER", help="pictures to read; default: made for it")
+    bench.add_argument(
+        "--seconds", type=float, default=30.0, help="measure at least this long; default: 30"
+    )
+    bench.add_argument("--json", metavar="FILE", help="write the figures to this file")
+    bench.add_argument("--quick", action="store_true", help="one rough round over few files")
+    _add_model(bench)
+    bench.set_defaults(run=_bench, model="vit-b-32")
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default="emoji",
-        help="hub id or local folder of a CLIP-like checkpoint; default: the embedded 'emoji'",
+        help="hub id or local folder of a CLIP-like checkpoint; default: %(default)s",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; default: auto")
     parser.add_argument(
@@ -391,6 +408,25 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         print(evaluate.format_table(report))
     if parsed.json:
         io.write_json(parsed.json, report)
+    return DONE
+
+
+def _bench(parsed: argparse.Namespace) -> int:
+    from localize import io
+    from localize.bench import bench, table
+
+    report = bench(
+        parsed.model,
+        device=parsed.device,
+        dtype=parsed.dtype,
+        photos=parsed.photos,
+        seconds=parsed.seconds,
+        quick=parsed.quick,
+    )
+    if parsed.json:
+        io.write_json(parsed.json, report)
+    if not parsed.quiet:
+        print(table(report))
     return DONE
 
 
