@@ -160,6 +160,12 @@ def test_an_image_tower_alone_is_no_dual_encoder(good: Path, tmp_path: Path) -> 
     assert "is a 'clip_vision_model' model, which is no dual encoder" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["", "{}", "[1]"])
+def test_negatives_that_are_no_list_of_texts_are_named(folder: Path, content: str) -> None:
+    (folder / "negatives.json").write_text(content)
+    assert f"{folder / 'negatives.json'} is not a JSON list of texts" in refusal(folder)
+
+
 def test_a_missing_tokenizer_is_named(folder: Path) -> None:
     for path in folder.glob("*token*"):
         path.unlink()

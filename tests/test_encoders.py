@@ -122,7 +122,7 @@ def test_a_loaded_encoder_fulfils_the_protocol_and_bears_its_folders_name(
 
 def test_a_checkpoint_may_bring_negatives_of_its_own(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path, "convnext")
-    (folder / "negatives.txt").write_text("grass\n\n草\n", encoding="utf-8")
+    (folder / "negatives.json").write_text('["grass", "草"]', encoding="utf-8")
     assert load(folder).negatives == ["grass", "草"]
 
 

@@ -39,7 +39,7 @@ _HUB_FILES = [
     "vocab*",
     "merges.txt",
     "*.model",
-    "negatives.txt",
+    "negatives.json",
 ]
 # Dropped from a configuration: what would make transformers fetch or run somebody's code.
 _UNSAFE_KEYS = {"auto_map", "attn_implementation", "_attn_implementation", "experts_implementation"}
@@ -59,7 +59,7 @@ class Checkpoint:
     model: Any  # has get_image_features and get_text_features; float32, on the CPU, eval mode
     tokenizer: Any
     image_processor: Any
-    negatives: list[str] | None  # the checkpoint's own bank (negatives.txt), one a line
+    negatives: list[str] | None  # the checkpoint's own bank, from negatives.json
     identity: str  # changes with the files' contents
 
 
@@ -79,7 +79,7 @@ def load_checkpoint(name: str | os.PathLike[str]) -> Checkpoint:
                 model=_load_model(folder, config),
                 tokenizer=_load_tokenizer(folder),
                 image_processor=_load_image_processor(folder),
-                negatives=_read_negatives(folder / "negatives.txt"),
+                negatives=_read_negatives(folder / "negatives.json"),
                 identity=_identity(folder),
             )
         except CheckpointError:
@@ -276,10 +276,16 @@ def _load_image_processor(folder: Path) -> Any:
 
 
 def _read_negatives(path: Path) -> list[str] | None:
+    """A JSON list of texts to score prompts against, which only our own checkpoints bring."""
     if not path.is_file():
         return None
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    try:
+        negatives = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        negatives = None
+    if not isinstance(negatives, list) or not all(isinstance(text, str) for text in negatives):
+        raise CheckpointError(f"{path} is not a JSON list of texts; correct or remove it")
+    return negatives
 
 
 def _identity(folder: Path) -> str:
