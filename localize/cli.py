@@ -406,6 +406,8 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     report = evaluate.run(samples, localizer, recipes, source=source, progress=progress)
     if not parsed.quiet:
         print(evaluate.format_table(report))
+        if parsed.data:
+            print(f"\n{evaluate.format_per_class(report)}")
     if parsed.json:
         io.write_json(parsed.json, report)
     return DONE
