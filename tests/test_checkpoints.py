@@ -78,6 +78,12 @@ def test_a_missing_folder_is_named() -> None:
     assert "'emoji'" in refusal(Path("nowhere"))
 
 
+@pytest.mark.parametrize("name", ["~nobody/clip", "./" + "a" * 300, "./\0", "two words"])
+def test_a_name_that_can_be_no_folder_is_refused(name: str) -> None:
+    with pytest.raises(CheckpointError, match="there is no folder"):
+        load_encoder(name)
+
+
 def test_a_file_is_not_a_folder(good: Path) -> None:
     assert "is a file; give the folder" in refusal(good / "config.json")
 

@@ -103,10 +103,10 @@ def find_folder(name: str | os.PathLike[str]) -> Path:
                 "install the package again, or give a folder with a CLIP-like checkpoint"
             )
         return EMBEDDED_FOLDER
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(name))
+    if os.path.isdir(folder):  # unlike Path.is_dir this never raises, whatever the name
         return folder
-    if folder.exists():
+    if os.path.exists(folder):
         raise CheckpointError(
             f"{folder} is a file; give the folder that the checkpoint's files are in"
         )
