@@ -1,0 +1,118 @@
+"""Measure the embedded model on crops and phrases that training never saw.
+
+    python training/check_emoji.py --json training/records/emoji-check.json
+
+Prints and writes: top-1 of whole crops by name and by held-out phrasings, accuracy of tokens, and
+how far words that the model does not know stay from every name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import numpy as np
+import phrases
+import torch
+from crops import Batch, Painter, stack
+from tower import to_pixels
+
+from localize.encoders import Encoder, load_encoder
+
+SEED = 77_000_001  # far from the seed of training
+
+
+def crop_figures(
+    model: Encoder, names: torch.Tensor, asked: torch.Tensor, batch: Batch
+) -> np.ndarray:
+    """Hits and tries, (6, 2), rows as in ``main``. ``names`` (N + 1, D), last is background."""
+    pooled, tokens = model.encode_crops(to_pixels(batch.images))
+    assert tokens is not None
+    area = batch.cells.mean((2, 3))
+    clear = (batch.visible >= 0.5) & (batch.objects >= 0)
+    area = torch.where(clear, area, torch.zeros_like(area))
+    main = batch.objects.gather(1, area.argmax(1, keepdim=True))[:, 0]
+    there = clear.any(1)
+    single = there & ((batch.cells.flatten(2).sum(2) > 0).sum(1) == 1)
+    rows = []
+    for bank in (names[:-1], asked):
+        top = (pooled @ bank.T).argmax(1)
+        shown = ((batch.objects == top[:, None]) & clear).any(1)
+        rows += [(shown & there, there), ((top == main) & single, single)]
+    best = (tokens @ names.T).argmax(-1)
+    share, slot = batch.cells.max(1)
+    owner = batch.objects.gather(1, slot.flatten(1)).reshape(slot.shape)
+    solid = (share >= 0.75) & clear.gather(1, slot.flatten(1)).reshape(slot.shape)
+    bare = batch.cells.sum(1) == 0
+    rows += [((best == owner) & solid, solid), ((best == len(names) - 1) & bare, bare)]
+    return np.array([[hit.sum().item(), of.sum().item()] for hit, of in rows])
+
+
+def text_figures(model: Encoder, names: torch.Tensor) -> dict[str, float]:
+    """Held-out phrasings of all words among all names, and the nearest name of unknown words."""
+    rng = np.random.default_rng(SEED)
+    texts, labels = [], []
+    for number, words in enumerate(phrases.names()):
+        for word in words:
+            texts.append(phrases.fill(str(rng.choice(phrases.HELD_OUT)), word, rng))
+            labels.append(number)
+    similar = model.encode_prompts(texts) @ names.T
+    right = similar.argmax(1) == torch.tensor(labels)
+    figures = {"held_out_phrases_top1": right.float().mean().item()}
+    seen, unseen = phrases.others()
+    words = sorted({word for words in phrases.names() for word in words})
+    known = set(words) | set(map(phrases.plural, words))
+    made_up = [phrases.nonsense(rng, words) for _ in range(500)]
+    made_up = [word for word in made_up if word and word not in known]
+    for key, others in (("other_words", seen), ("unseen_words", unseen), ("nonsense", made_up)):
+        near = (model.encode_prompts([f"a {word}" for word in others]) @ names.T).amax(1)
+        figures[f"{key}_mistaken"] = (near > 0.5).float().mean().item()
+    return figures
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="localize/encoders/emoji")
+    parser.add_argument("--crops", type=int, default=2000)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    model = load_encoder(arguments.model, dtype="float32")
+    names = [words[0] for words in phrases.names()]
+    vectors = model.encode_prompts([*names, "background"])
+    rng = np.random.default_rng(SEED)
+    held_out = [
+        phrases.fill(str(rng.choice(phrases.HELD_OUT)), str(rng.choice(words)), rng)
+        for words in phrases.names()
+    ]
+    asked = model.encode_prompts(held_out)
+    painter = Painter(SEED)
+    hits = np.zeros((6, 2))
+    for _ in range(arguments.crops // 50):
+        batch = stack([painter.crop(rng, model.image_size) for _ in range(50)])
+        hits += crop_figures(model, vectors, asked, batch)
+    keys = (
+        "top1_is_in_the_crop",
+        "top1_of_crops_with_one_object",
+        "held_out_phrasing_is_in_the_crop",
+        "held_out_phrasing_of_crops_with_one_object",
+        "tokens_on_objects",
+        "tokens_on_background",
+    )
+    figures = {key: float(hit / max(of, 1)) for key, (hit, of) in zip(keys, hits, strict=True)}
+    figures |= text_figures(model, vectors[:-1])
+    figures["crops"] = arguments.crops
+    for key, value in figures.items():
+        print(f"{key:45} {value:.3f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
