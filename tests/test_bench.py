@@ -23,7 +23,7 @@ from localize.encoders import HuggingFaceEncoder
 from localize.encoders.checkpoint import load_checkpoint
 from localize.localizer import Localizer
 from localize.options import Options
-from tests.checkpoints import SIZE, tiny_checkpoint
+from checkpoints import SIZE, tiny_checkpoint
 
 PROMPT = "two dogs on a bench"
 

@@ -149,6 +149,20 @@ def test_no_prompts_give_no_embeddings(folders: dict[str, Path]) -> None:
     assert load(folders["clip"]).encode_prompts([]).shape == (0, 24)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_many_crops_are_encoded_as_each_by_itself(
+    folders: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localize.encoders.hugging_face.CPU_ACTIVATION", 3 * (SIZE // 8) ** 2 * 48)
+    encoder = load(folders[family])
+    crops = torch.cat([as_crops(picture(seed), encoder) for seed in range(7)])
+    embeddings, tokens = encoder.encode_crops(crops)
+    alone = [encoder.encode_crops(crop[None]) for crop in crops]
+    torch.testing.assert_close(embeddings, torch.cat([each for each, _ in alone]))
+    if tokens is not None:
+        torch.testing.assert_close(tokens, torch.cat([each for _, each in alone]))
+
+
 def test_crops_of_another_size_are_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(
         ValueError, match=r"crops have shape \(1, 3, 48, 48\), not \(B, 3, 32, 32\)"
