@@ -6,8 +6,8 @@ Knows a loaded checkpoint's image and text towers; must not know windows, templa
 from __future__ import annotations
 
 import math
-import sys
 import os
+import sys
 import warnings
 from typing import Any
 
