@@ -5,15 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from localize.options import Options
 from localize.windows import make_grids
 
 SCALES = (1.0, 0.71, 0.5, 0.35)
 sides = st.integers(1, 3000)
 
 
-def test_a_4_to_3_photo_gets_59_windows_by_default():
+def test_a_4_to_3_photo_gets_at_most_64_windows_by_default():
+    options = Options()
+    assert 50 <= sum(map(len, make_grids(640, 480, 224, options.scales, options.stride))) <= 64
+
+
+def test_half_overlapping_windows_of_four_scales_are_59_with_the_whole_picture():
     grids = make_grids(640, 480, 224, SCALES, 0.5)
-    assert sum(map(len, grids)) == 59
     assert [len(grid) for grid in grids] == [1, 2, 6, 15, 35]
 
 
@@ -50,9 +55,9 @@ def test_a_stride_of_one_gives_patches_that_do_not_overlap():
     assert grid.boxes.tolist() == [list(box) for box in expected]
 
 
-def test_the_last_window_is_snapped_to_the_border():
+def test_windows_are_spread_evenly_and_the_last_one_ends_at_the_border():
     (_, grid) = make_grids(250, 100, 100, (100,), 1.0)
-    assert grid.boxes[:, 0].tolist() == [0, 100, 150]
+    assert grid.boxes[:, 0].tolist() == [0, 75, 150]
 
 
 @given(sides, sides, st.sampled_from([0.1, 0.25, 0.5, 0.77, 1.0]), st.sampled_from([32, 224]))
