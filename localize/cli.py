@@ -167,19 +167,27 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         default=defaults.scales,
         metavar="SIDE",
         help="window sides: up to 1 fractions of the short side, above 1 pixels; "
-        "default: 1 .71 .5 .35",
+        f"default: {' '.join(map(str, defaults.scales))}",
     )
     parser.add_argument(
         "--stride",
         type=float,
         default=defaults.stride,
-        help="step between windows as a fraction of their side, in (0, 1]; default: %(default)s",
+        help="longest step between windows as a fraction of their side, in (0, 1]; "
+        "default: %(default)s",
     )
     parser.add_argument(
         "--threshold",
         type=float,
         default=defaults.threshold,
         help="least score of a reported box, in [0, 1]; default: %(default)s",
+    )
+    parser.add_argument(
+        "--boxes",
+        choices=["contrast", "threshold"],
+        default=defaults.boxes,
+        help="cut boxes out where they stand out from their surroundings, or at half the map's "
+        "maximum; default: %(default)s",
     )
     parser.add_argument(
         "--negatives",

@@ -16,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from localize.boxes import find_boxes
+from localize.boxes import find_boxes, threshold_boxes
 from localize.crops import batches, crops_of
+from localize.edges import follow_edges
 from localize.encoders import check_crop_embeddings, load_encoder
 from localize.encoders.protocol import Encoder
 from localize.io import ImageError, ImageSource, Picture, read_ahead
 from localize.options import Options
 from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt
-from localize.relevance import map_size, presences, probabilities, relevance_maps
+from localize.relevance import map_size, presences, probabilities, relevance_maps, rivals
 from localize.result import Box, Localization
 from localize.windows import Grid, make_grids
 
@@ -70,7 +71,8 @@ class Localizer:
         self._batch_size = options.batch_size
         self._embed = PromptEmbedder(encoder)
         bank = getattr(encoder, "negatives", None) or BANK
-        self._negatives = [as_prompt(word) for word in (*bank, *options.negatives)]
+        self._bank = [as_prompt(word) for word in bank]
+        self._own_negatives = [as_prompt(word) for word in options.negatives]
 
     @classmethod
     def from_pretrained(
@@ -136,12 +138,9 @@ class Localizer:
         """
         encoded = image if isinstance(image, Encoded) else self.encode(image)
         asked = _as_prompts(prompts)
-        wanted, negatives = self._embed(asked), self._embed(self._negatives)
-        scale = self.encoder.logit_scale
-        scores = probabilities(encoded.embeddings, wanted, negatives, scale)
-        tokens = encoded.tokens
-        token_scores = None if tokens is None else probabilities(tokens, wanted, negatives, scale)
+        scores, token_scores = self._scores(encoded, self._embed(asked))
         maps = relevance_maps(encoded.grids, scores, token_scores)
+        maps = follow_edges(maps, encoded.picture.pixels)
         presence = presences(scores)
         return Localization(
             pixels=encoded.picture.pixels,
@@ -221,15 +220,29 @@ class Localizer:
         check_crop_embeddings(self.encoder, embeddings, tokens, len(batch))
         return embeddings.float().cpu(), None if tokens is None else tokens.float().cpu()
 
+    def _scores(
+        self, encoded: Encoded, wanted: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """How much windows (N, P) and tokens (N, h, w, P), if any, look like prompts (P, D)."""
+        bank = self._embed(self._bank)
+        own = self._embed(self._own_negatives) if self._own_negatives else bank[:0]
+        negatives, against = torch.cat([bank, own]), rivals(wanted, bank, own)
+        scale, tokens = self.encoder.logit_scale, encoded.tokens
+        scores = probabilities(encoded.embeddings, wanted, negatives, against, scale)
+        if tokens is None:
+            return scores, None
+        return scores, probabilities(tokens, wanted, negatives, against, scale)
+
     def _boxes(
         self, picture: Picture, prompts: Sequence[Prompt], maps: npt.NDArray[np.float32]
     ) -> list[Box]:
         height, width = picture.pixels.shape[:2]
         map_width, map_height = map_size(width, height)
         to_picture = np.array([width / map_width, height / map_height] * 2)
+        find = find_boxes if self.options.boxes == "contrast" else threshold_boxes
         found = []
         for prompt, relevance in zip(prompts, maps, strict=True):
-            for *xyxy, score in find_boxes(relevance).tolist():
+            for *xyxy, score in find(relevance).tolist():
                 if score >= self.options.threshold:
                     left, top, right, bottom = (np.array(xyxy) * to_picture).tolist()
                     found.append(Box(prompt.label, score, (left, top, right, bottom)))

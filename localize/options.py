@@ -22,6 +22,8 @@ class Options:
     stride: step between windows as a fraction of the window's side, in (0, 1].
         1 gives the plain grid of patches.
     threshold: the least score, in [0, 1], of a box that is reported.
+    boxes: how boxes are cut out of a map. "contrast": at many thresholds, keeping those that stand
+        out from their surroundings; "threshold": at half the map's maximum.
     negatives: words that prompts are scored against, besides the encoder's own bank.
     batch_size: crops that go through the image encoder at once.
     max_pixels: larger pictures are refused before memory is taken for them.
@@ -29,9 +31,10 @@ class Options:
     Raises ValueError naming the field and its range.
     """
 
-    scales: tuple[float, ...] = (1.0, 0.71, 0.5, 0.35)
-    stride: float = 0.5
+    scales: tuple[float, ...] = (1.0, 0.63, 0.4, 0.25)
+    stride: float = 0.75
     threshold: float = 0.3
+    boxes: str = "contrast"
     negatives: tuple[str, ...] = ()
     batch_size: int = 32
     max_pixels: int = MAX_PIXELS
@@ -46,6 +49,8 @@ class Options:
             raise ValueError(f"stride must be in (0, 1], not {self.stride}")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], not {self.threshold}")
+        if self.boxes not in ("contrast", "threshold"):
+            raise ValueError(f'boxes must be "contrast" or "threshold", not {self.boxes!r}')
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
         if self.max_pixels < 1:

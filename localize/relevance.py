@@ -16,39 +16,67 @@ from localize.windows import Grid
 Array = npt.NDArray[np.float32]
 
 SYNONYM = 0.9
-"""A negative whose cosine with the prompt is above this is the prompt by another name."""
+"""Of the pairs of words in a bank this share is less alike than a prompt and its near-synonyms."""
 
-TOKEN_POWER = 0.3
-"""Weight of the tokens in the weighted geometric mean of token map and window map."""
+LEAST_BANK = 100
+"""A bank of fewer words says too little about how alike its encoder finds unlike words."""
 
-MAP_SIDE = 256
+SAME = 0.95
+"""Two texts whose cosine is above this are the same thing by another name, for every encoder."""
+
+TOKEN_POWER = 0.4
+"""Weight of the tokens in the weighted geometric mean of a window's score and its tokens'."""
+
+MAP_SIDE = 160
 """Pixels along the long side of a relevance map: finer than windows and tokens can resolve."""
 
 
+def rivals(prompts: torch.Tensor, bank: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Which negatives count against which prompt: bool (P, K + L).
+
+    prompts: unit-norm (P, D). bank: unit-norm (K, D), words that are always at hand. own: unit-norm
+    (L, D), negatives that the user chose.
+
+    A word of the bank that means nearly the same as the prompt would take its relevance away. How
+    large the cosine of unlike texts is differs from encoder to encoder, so the limit is a quantile
+    of the cosines between the bank's own words. What the user chose counts unless it is the prompt.
+    """
+    limit = SAME
+    if len(bank) >= LEAST_BANK:
+        sample = bank[:: max(1, len(bank) // 256)]
+        cosines = (sample @ sample.T)[~torch.eye(len(sample), dtype=torch.bool)]
+        limit = min(SAME, float(torch.quantile(cosines, SYNONYM)))
+    return torch.cat([prompts @ bank.T < limit, prompts @ own.T < SAME], dim=1)
+
+
 def probabilities(
-    embeddings: torch.Tensor, prompts: torch.Tensor, negatives: torch.Tensor, logit_scale: float
+    embeddings: torch.Tensor,
+    prompts: torch.Tensor,
+    negatives: torch.Tensor,
+    against: torch.Tensor,
+    logit_scale: float,
 ) -> torch.Tensor:
     """How much more each embedding is like the prompt than like anything else.
 
     embeddings: unit-norm (..., D). prompts: unit-norm (P, D). negatives: unit-norm (K, D).
+    against: bool (P, K), the negatives of each prompt; see `rivals`.
     Returns float32 (..., P) in [0, 1]: for each prompt alone, the softmax of logit_scale * cosine
-    over the prompt and the negatives that are not its synonyms.
+    over the prompt and its negatives.
     """
-    others = (prompts @ negatives.T < SYNONYM).float()
     logits = logit_scale * embeddings @ prompts.T
-    against = logit_scale * embeddings @ negatives.T
-    top = torch.maximum(logits.amax(-1, True), against.amax(-1, True))
+    unwanted = logit_scale * embeddings @ negatives.T
+    top = torch.maximum(logits.amax(-1, True), unwanted.amax(-1, True))
     wanted = torch.exp(logits - top)
-    unwanted = torch.exp(against - top) @ others.T
-    return wanted / (wanted + unwanted).clamp_min(torch.finfo(torch.float32).tiny)
+    others = torch.exp(unwanted.sub_(top)) @ against.T.float()
+    return wanted / (wanted + others).clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def presences(scores: torch.Tensor) -> Array:
+def presences(window_scores: torch.Tensor) -> Array:
     """How sure it is that each prompt is in the picture at all, float32 (P,) in [0, 1].
 
-    scores: (N, P), of all windows of all scales. The most convincing window counts.
+    window_scores: (N, P), of all windows of all scales. The most convincing window counts.
     """
-    return scores.amax(0).numpy()
+    return window_scores.amax(0).numpy()
 
 
 def map_size(width: int, height: int) -> tuple[int, int]:
@@ -63,22 +91,17 @@ def relevance_maps(
     """One map a prompt, float32 (P, h, w) in [0, 1], of `map_size`.
 
     window_scores: (N, P). token_scores: (N, th, tw, P) or None.
-    Within a scale, overlapping windows are averaged; scales are averaged with equal weight.
-    Windows say what is there and tokens where in the window: the map is
-    tokens^0.3 * windows^0.7, the best exponents in a trial on 60 COCO photos.
+
+    A window says what is there and its tokens say where in the window, so a token's score is
+    tokens^0.4 * window^0.6. Within a scale overlapping windows are averaged, and then the scales
+    with equal weight: their maximum was worse. The whole picture, squeezed out of shape, has no
+    part in the map unless there is nothing else.
     """
-    windows = _mean_over_scales(grids, window_scores[:, None, None, :])
-    if token_scores is None:
-        return windows
-    tokens = _mean_over_scales(grids, token_scores)
-    return np.asarray(tokens**TOKEN_POWER * windows ** (1 - TOKEN_POWER), np.float32)
-
-
-def _mean_over_scales(grids: Sequence[Grid], scores: torch.Tensor) -> Array:
-    """Average the overlap-averaged maps of all grids; scores (N, th, tw, P) -> (P, h, w)."""
-    maps = []
-    for grid, part in zip(grids, scores.split([len(grid) for grid in grids]), strict=True):
-        maps.append(overlap_average(grid, part))
+    scores = window_scores[:, None, None, :]
+    if token_scores is not None:
+        scores = token_scores**TOKEN_POWER * scores ** (1 - TOKEN_POWER)
+    parts = list(zip(grids, scores.split([len(grid) for grid in grids]), strict=True))
+    maps = [overlap_average(grid, part) for grid, part in parts[1:] or parts]
     return np.asarray(torch.stack(maps).mean(0).clamp(0, 1).numpy(), np.float32)
 
 

@@ -5,6 +5,7 @@ Pure geometry of numbers: knows no pixels, no torch, no model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,8 +57,8 @@ def make_grids(
     image_size: side in pixels of the encoder's input.
     scales: sides of the windows. Up to 1: fractions of the picture's short side (of 1/16 of its
         long side, if that is more); above 1: pixels, no more than the short side.
-    stride: step between windows, as a fraction of their side. The last window of a row or column
-        is moved back to end at the border, so that every pixel is covered.
+    stride: the longest step between windows, as a fraction of their side. The windows of a row or
+        column are spread evenly from border to border, so that every pixel is covered.
     """
     whole = Grid((width, height), (image_size, image_size), image_size, (0,), (0,))
     reference = max(min(width, height), max(width, height) / MAX_ASPECT)
@@ -80,7 +81,8 @@ def make_grids(
 
 
 def _starts(length: int, side: int, step: int) -> tuple[int, ...]:
-    """Left edges of windows that cover `length`, the last one snapped to the border."""
+    """Left edges of as few windows as cover `length` at most `step` apart, spread evenly."""
     if length <= side:
         return (0,)
-    return (*range(0, length - side, step), length - side)
+    count = 1 + math.ceil((length - side) / step)
+    return tuple(round(index * (length - side) / (count - 1)) for index in range(count))

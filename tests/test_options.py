@@ -26,4 +26,4 @@ def test_a_value_out_of_range_is_refused_by_name(name, value):
 
 
 def test_the_defaults_are_accepted():
-    assert Options().stride == 0.5
+    assert Options().stride == 0.75

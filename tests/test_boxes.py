@@ -1,0 +1,97 @@
+"""Boxes go around what stands out of a map."""
+
+import numpy as np
+import pytest
+
+from localize.boxes import OVERLAP, contrast, find_boxes, threshold_boxes
+
+
+def map_of(*things, shape=(60, 80), background=0.02):
+    """A map with a bright rectangle for each (left, top, right, bottom, relevance)."""
+    relevance = np.full(shape, background, np.float32)
+    for left, top, right, bottom, value in things:
+        relevance[top:bottom, left:right] = value
+    return relevance
+
+
+def iou(a, b):
+    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:4], b[2:4])
+    shared = np.clip(high - low, 0, None).prod()
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return shared / (sum(areas) - shared)
+
+
+@pytest.mark.parametrize("find", [find_boxes, threshold_boxes])
+def test_a_thing_gets_its_exact_box(find):
+    boxes = find(map_of((20, 10, 50, 40, 0.8)))
+    assert boxes.dtype == np.float32
+    assert boxes[0, :4].tolist() == [20, 10, 50, 40]
+
+
+@pytest.mark.parametrize("find", [find_boxes, threshold_boxes])
+def test_an_empty_or_flat_map_has_no_box_that_stands_out(find):
+    assert find(np.zeros((20, 30), np.float32)).shape == (0, 5)
+    flat = find(np.full((20, 30), 0.5, np.float32))
+    assert (flat[:, 4] <= 0.5).all()
+
+
+def test_two_neighbours_stay_apart_though_the_space_between_them_is_relevant_too():
+    relevance = map_of((5, 20, 70, 40, 0.2), (8, 20, 33, 40, 0.9), (42, 20, 67, 40, 0.8))
+    best = find_boxes(relevance)[:2]
+    assert sorted(best[:, :4].tolist()) == [[8, 20, 33, 40], [42, 20, 67, 40]]
+
+
+def test_a_faint_thing_beside_a_strong_one_is_found_where_one_threshold_misses_it():
+    relevance = map_of((5, 5, 25, 25, 0.9), (50, 30, 70, 50, 0.2))
+    faint = [50, 30, 70, 50]
+    assert faint in find_boxes(relevance)[:, :4].tolist()
+    assert faint not in threshold_boxes(relevance)[:, :4].tolist()
+
+
+def test_a_thing_with_a_bright_part_is_not_split():
+    relevance = map_of((10, 10, 50, 50, 0.6), (25, 25, 35, 35, 0.75))
+    assert find_boxes(relevance)[0, :4].tolist() == [10, 10, 50, 50]
+
+
+def test_boxes_come_best_first_and_do_not_overlap_much():
+    relevance = np.random.default_rng(0).random((60, 80), np.float32) ** 4
+    boxes = find_boxes(relevance)
+    assert (np.diff(boxes[:, 4]) <= 0).all()
+    assert ((boxes[:, 4] > 0) & (boxes[:, 4] <= 1)).all()
+    for first in range(len(boxes)):
+        for second in range(first):
+            assert iou(boxes[first], boxes[second]) <= OVERLAP + 1e-6
+
+
+def test_contrast_is_that_of_means_over_the_pixels_inside_and_around():
+    rng = np.random.default_rng(1)
+    relevance = rng.random((40, 50), np.float32)
+    boxes = np.array([[10, 8, 22, 28], [0, 0, 9, 9], [30, 20, 50, 40], [0, 0, 50, 40]])
+    expected = [_contrast_pixel_by_pixel(relevance, box) for box in boxes.tolist()]
+    np.testing.assert_allclose(contrast(relevance, boxes), expected, rtol=1e-4, atol=1e-6)
+
+
+def _contrast_pixel_by_pixel(relevance, box):
+    left, top, right, bottom = box
+    height, width = relevance.shape
+    inside = float(relevance[top:bottom, left:right].mean())
+    across, down = (max(1, round((right - left) / 4)), max(1, round((bottom - top) / 4)))
+    ring = []
+    for y in range(top - down, bottom + down):
+        for x in range(left - across, right + across):
+            if left <= x < right and top <= y < bottom:
+                continue
+            in_picture = 0 <= y < height and 0 <= x < width
+            ring.append(float(relevance[y, x]) if in_picture else inside / 2)
+    return max(0.0, inside**0.5 * (1 - np.mean(ring) / inside))
+
+
+def test_the_same_thing_scores_less_in_a_relevant_surrounding():
+    alone = map_of((20, 20, 40, 40, 0.6))
+    surrounded = map_of((20, 20, 40, 40, 0.6), background=0.4)
+    box = np.array([[20, 20, 40, 40]])
+    assert contrast(alone, box)[0] > 2 * contrast(surrounded, box)[0]
+
+
+def test_a_map_of_one_pixel_is_taken():
+    assert find_boxes(np.ones((1, 1), np.float32)).shape[1] == 5
