@@ -97,32 +97,30 @@ def bench(
         memory = {"encode": _peak_memory(encoder.device)}
         times = _in_turns(_contestants(model, localizer, pixels, encoded), rounds, seconds)
         prompts = _time_prompts(localizer, pixels, encoded, rounds, seconds)
-        files_times, files_crops = _time_files(localizer, files)
+        lots, crops_of_photo = _time_files(localizer, files)
         memory["run"] = _peak_memory(encoder.device)
+    settings = {
+        "model": model,
+        "device": str(encoder.device),
+        "dtype": str(encoder.dtype).removeprefix("torch."),
+        "batch_size": localizer.options.batch_size,
+        "crops": encoded.num_crops,
+        "rounds": len(times["encode"]),
+        "photos": len(files),
+        "quick": quick,
+    }
+    rows = [_row(name, spent, encoded.num_crops) for name, spent in times.items()]
     return {
         "version": 1,
         "machine": _machine(encoder.device),
-        "settings": {
-            "model": model,
-            "device": str(encoder.device),
-            "dtype": str(encoder.dtype).removeprefix("torch."),
-            "batch_size": localizer.options.batch_size,
-            "crops": encoded.num_crops,
-            "rounds": len(times["encode"]),
-            "photos": len(files),
-            "quick": quick,
-        },
-        "rows": [
-            _row(name, spent, encoded.num_crops)
-            for name, spent in times.items()
-            if name != "matrix product"
-        ],
-        "files": _files_report(files_times, files_crops, len(files)),
+        "settings": settings,
+        # The first is the matrix product, which has no crops.
+        "rows": [*rows[1:], _row("files on disk", lots["files on disk"], crops_of_photo)],
         "ceiling": _ceiling(times, _matrix_side(encoder), _flops(encoder, encoded.num_crops)),
         "prompts": prompts,
         "ratios": {
             "encode / encoder alone": _speed(times["encoder alone"], times["encode"]),
-            "files / encoder alone": _speed(files_times["encoder alone"], files_times["files"]),
+            "files / encoder alone": _speed(lots["encoder alone"], lots["files on disk"]),
             "encode / published loop": _speed(times["published loop"], times["encode"]),
             "encode / Hugging Face, batched": _speed(
                 times["Hugging Face, batched"], times["encode"]
@@ -137,7 +135,6 @@ def table(report: dict[str, Any]) -> str:
     """The report as text to read."""
     settings, ceiling, prompts = report["settings"], report["ceiling"], report["prompts"]
     machine = report["machine"]
-    files = report["files"]
     lines = [
         f"{settings['model']}, {settings['dtype']}, {settings['device']}: "
         f"{settings['crops']} crops of a 640 x 480 picture, batches of {settings['batch_size']}, "
@@ -145,13 +142,11 @@ def table(report: dict[str, Any]) -> str:
         f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads, "
         f"torch {machine['torch']}, transformers {machine['transformers']}, {machine['date']}",
         "",
-        f"{'':<38}{'ms':>10}{'crops/s':>10}",
+        f"{'':<38}{'ms a photo':>10}{'crops/s':>10}",
         *(
             f"{row['name']:<38}{1e3 * row['seconds']:>10.1f}{row['crops_per_s']:>10.1f}"
             for row in report["rows"]
         ),
-        f"{'files on disk':<38}{1e3 * files['seconds']:>10.1f}{files['crops_per_s']:>10.1f}"
-        f"   {files['photos_per_s']:.2f} photos/s",
         "",
         f"{'matrix product':<38}{ceiling['matrix_product_tflops']:>10.3f} TFLOP/s",
         f"{'encoder alone':<38}{ceiling['encoder_tflops']:>10.3f} TFLOP/s"
@@ -296,10 +291,11 @@ def _time_prompts(
     return {**medians, "embed_1000_s": embedding}
 
 
-def _time_files(localizer: Localizer, files: list[Path]) -> tuple[dict[str, list[float]], int]:
-    """Seconds a lot of files took beside seconds of the encoder alone, both for one crop.
+def _time_files(localizer: Localizer, files: list[Path]) -> tuple[dict[str, list[float]], float]:
+    """Seconds a photo from its file, lot by lot, and of the encoder alone on as many crops.
 
-    Also returns how many crops there were in all.
+    The encoder's batches are all full here, as they are across files. Also returns the mean number
+    of crops a photo.
     """
     encoder: Any = localizer.encoder
     side, size = encoder.image_size, localizer.options.batch_size
@@ -311,18 +307,16 @@ def _time_files(localizer: Localizer, files: list[Path]) -> tuple[dict[str, list
         _wait(encoder.device)
 
     encode_full()
-    times: dict[str, list[float]] = {"encoder alone": [], "files": []}
-    crops = 0
-    lot = -(-len(files) // FILE_LOTS)
-    for start in range(0, len(files), lot):
-        times["encoder alone"].append(_seconds(encode_full) / (FULL_BATCHES * size))
-        done = 0
+    times: dict[str, list[float]] = {"encoder alone": [], "files on disk": []}
+    total = 0
+    for lot in np.array_split(np.array(files), min(len(files), FILE_LOTS)):
+        alone = _seconds(encode_full) / (FULL_BATCHES * size)
         begun = time.perf_counter()
-        for encoded in localizer.encode_many(files[start : start + lot]):
-            done += encoded.num_crops
-        times["files"].append((time.perf_counter() - begun) / done)
-        crops += done
-    return times, crops
+        crops = sum(encoded.num_crops for encoded in localizer.encode_many(lot.tolist()))
+        times["files on disk"].append((time.perf_counter() - begun) / len(lot))
+        times["encoder alone"].append(alone * crops / len(lot))
+        total += crops
+    return times, total / len(files)
 
 
 # Clocks and figures ----------------------------------------------------------------------------
@@ -363,7 +357,7 @@ def _speed(reference: list[float], ours: list[float]) -> float:
     return statistics.median(one / other for one, other in zip(reference, ours, strict=True))
 
 
-def _row(name: str, spent: list[float], crops: int) -> dict[str, Any]:
+def _row(name: str, spent: list[float], crops: float) -> dict[str, Any]:
     median = statistics.median(spent)
     return {
         "name": name,
@@ -371,17 +365,6 @@ def _row(name: str, spent: list[float], crops: int) -> dict[str, Any]:
         "fastest_s": min(spent),
         "slowest_s": max(spent),
         "crops_per_s": crops / median,
-    }
-
-
-def _files_report(times: dict[str, list[float]], crops: int, photos: int) -> dict[str, float]:
-    per_crop = statistics.median(times["files"])
-    per_photo = per_crop * crops / photos
-    return {
-        "seconds": per_photo,
-        "crops_per_s": 1 / per_crop,
-        "photos_per_s": 1 / per_photo,
-        "encoder_alone_crops_per_s": 1 / statistics.median(times["encoder alone"]),
     }
 
 

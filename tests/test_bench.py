@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoints import SIZE, tiny_checkpoint
 from PIL import Image
 
 from localize import cli
@@ -23,7 +24,6 @@ from localize.encoders import HuggingFaceEncoder
 from localize.encoders.checkpoint import load_checkpoint
 from localize.localizer import Localizer
 from localize.options import Options
-from checkpoints import SIZE, tiny_checkpoint
 
 PROMPT = "two dogs on a bench"
 
@@ -99,8 +99,14 @@ def test_a_quick_bench_prints_every_row_and_writes_json(checkpoint, tmp_path, ca
     report = json.loads(target.read_text(encoding="utf-8"))
     printed = capsys.readouterr().out
     names = [row["name"] for row in report["rows"]]
-    assert names == ["encoder alone", "encode", "Hugging Face, batched", "published loop"]
-    for name in [*names, "files on disk", "matrix product", "asking again", "peak memory"]:
+    assert names == [
+        "encoder alone",
+        "encode",
+        "Hugging Face, batched",
+        "published loop",
+        "files on disk",
+    ]
+    for name in [*names, "matrix product", "asking again", "peak memory"]:
         assert name in printed
     for name in report["ratios"]:
         assert name in printed

@@ -92,7 +92,7 @@ class HuggingFaceEncoder:
         if crops.ndim != 4 or tuple(crops.shape[1:]) != expected:
             raise ValueError(f"crops have shape {tuple(crops.shape)}, not (B, {str(expected)[1:]}")
         with torch.inference_mode():
-            parts = [self._forward(part) for part in crops.split(self._crops_at_once)]
+            parts = [self._forward(part) for part in torch.split(crops, self._crops_at_once)]
             tokens = [part for _, part in parts if part is not None]
         # Outside inference mode, so that callers may change the vectors in place.
         embeddings = _unit(torch.cat([part for part, _ in parts]))
