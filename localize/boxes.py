@@ -31,24 +31,26 @@ LEAST_AREA = 4
 """Components of fewer pixels of the map are noise."""
 
 
-def find_boxes(relevance: Array) -> Array:
+def find_boxes(relevance: Array, threshold: float = 0.0) -> Array:
     """The boxes that stand out from their surroundings, best first.
 
     Candidates are the boxes of connected components at many thresholds, so that a weak thing beside
     a strong one is not lost and neither extent nor number hangs on one threshold; `contrast` scores
     them, and of those that overlap the best stays (non-maximum suppression).
 
-    relevance: float32 (h, w) in [0, 1].
+    relevance: float32 (h, w) in [0, 1]. threshold: the least score of a box.
     Returns float32 (N, 5), N at most `MAX_BOXES`: xyxy in pixels of the map and a score in (0, 1].
     """
+    if relevance.max() ** 0.5 < threshold:  # no box can score more
+        return np.empty((0, 5), np.float32)
     candidates = _components(relevance, LEVELS)
     scores = contrast(relevance, candidates)
     xywh = np.concatenate([candidates[:, :2], candidates[:, 2:] - candidates[:, :2]], axis=1)
-    kept = cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), 0.0, OVERLAP, top_k=0)
+    kept = cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), threshold, OVERLAP)
     return _joined(candidates, scores, np.asarray(kept, int)[:MAX_BOXES])
 
 
-def threshold_boxes(relevance: Array) -> Array:
+def threshold_boxes(relevance: Array, threshold: float = 0.0) -> Array:
     """The boxes of the connected components at half the map's maximum, best first.
 
     The plain way, for comparison or for maps of one clear thing; takes and returns what
@@ -57,7 +59,7 @@ def threshold_boxes(relevance: Array) -> Array:
     candidates = _components(relevance, (SIMPLE_LEVEL,))
     scores = contrast(relevance, candidates)
     kept = np.argsort(-scores, kind="stable")[:MAX_BOXES]
-    return _joined(candidates, scores, kept[scores[kept] > 0])
+    return _joined(candidates, scores, kept[(scores[kept] > 0) & (scores[kept] >= threshold)])
 
 
 def contrast(relevance: Array, boxes: Boxes) -> Array:

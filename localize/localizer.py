@@ -10,6 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -24,7 +25,14 @@ from localize.encoders.protocol import Encoder
 from localize.io import ImageError, ImageSource, Picture, read_ahead
 from localize.options import Options
 from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt
-from localize.relevance import map_size, presences, probabilities, relevance_maps, rivals
+from localize.relevance import (
+    map_size,
+    presences,
+    probabilities,
+    relevance_maps,
+    rivals,
+    synonym_limit,
+)
 from localize.result import Box, Localization
 from localize.windows import Grid, make_grids
 
@@ -72,7 +80,6 @@ class Localizer:
         self._embed = PromptEmbedder(encoder)
         bank = getattr(encoder, "negatives", None) or BANK
         self._bank = [as_prompt(word) for word in bank]
-        self._own_negatives = [as_prompt(word) for word in options.negatives]
 
     @classmethod
     def from_pretrained(
@@ -220,13 +227,19 @@ class Localizer:
         check_crop_embeddings(self.encoder, embeddings, tokens, len(batch))
         return embeddings.float().cpu(), None if tokens is None else tokens.float().cpu()
 
+    @cached_property
+    def _negatives(self) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """The bank (K, D), the user's own negatives (L, D), and the bank's `synonym_limit`."""
+        bank = self._embed(self._bank)
+        own = [as_prompt(word) for word in self.options.negatives]
+        return bank, self._embed(own) if own else bank[:0], synonym_limit(bank)
+
     def _scores(
         self, encoded: Encoded, wanted: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """How much windows (N, P) and tokens (N, h, w, P), if any, look like prompts (P, D)."""
-        bank = self._embed(self._bank)
-        own = self._embed(self._own_negatives) if self._own_negatives else bank[:0]
-        negatives, against = torch.cat([bank, own]), rivals(wanted, bank, own)
+        bank, own, limit = self._negatives
+        negatives, against = torch.cat([bank, own]), rivals(wanted, bank, own, limit)
         scale, tokens = self.encoder.logit_scale, encoded.tokens
         scores = probabilities(encoded.embeddings, wanted, negatives, against, scale)
         if tokens is None:
@@ -242,10 +255,9 @@ class Localizer:
         find = find_boxes if self.options.boxes == "contrast" else threshold_boxes
         found = []
         for prompt, relevance in zip(prompts, maps, strict=True):
-            for *xyxy, score in find(relevance).tolist():
-                if score >= self.options.threshold:
-                    left, top, right, bottom = (np.array(xyxy) * to_picture).tolist()
-                    found.append(Box(prompt.label, score, (left, top, right, bottom)))
+            for *xyxy, score in find(relevance, self.options.threshold).tolist():
+                left, top, right, bottom = (np.array(xyxy) * to_picture).tolist()
+                found.append(Box(prompt.label, score, (left, top, right, bottom)))
         return sorted(found, key=lambda box: -box.score)
 
 

@@ -31,21 +31,30 @@ MAP_SIDE = 160
 """Pixels along the long side of a relevance map: finer than windows and tokens can resolve."""
 
 
-def rivals(prompts: torch.Tensor, bank: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+def synonym_limit(bank: torch.Tensor) -> float:
+    """The cosine above which a word of the bank means nearly the same as a prompt.
+
+    bank: unit-norm (K, D). How large the cosine of unlike texts is differs from encoder to encoder,
+    so the limit is a quantile of the cosines between the bank's own words (at most 256 of them).
+    """
+    if len(bank) < LEAST_BANK:
+        return SAME
+    sample = bank[:: -(-len(bank) // 256)]
+    cosines = (sample @ sample.T)[~torch.eye(len(sample), dtype=torch.bool)]
+    return min(SAME, float(np.quantile(cosines.numpy(), SYNONYM)))
+
+
+def rivals(
+    prompts: torch.Tensor, bank: torch.Tensor, own: torch.Tensor, limit: float
+) -> torch.Tensor:
     """Which negatives count against which prompt: bool (P, K + L).
 
     prompts: unit-norm (P, D). bank: unit-norm (K, D), words that are always at hand. own: unit-norm
-    (L, D), negatives that the user chose.
+    (L, D), negatives that the user chose. limit: the bank's `synonym_limit`.
 
-    A word of the bank that means nearly the same as the prompt would take its relevance away. How
-    large the cosine of unlike texts is differs from encoder to encoder, so the limit is a quantile
-    of the cosines between the bank's own words. What the user chose counts unless it is the prompt.
+    A word of the bank that means nearly the same as the prompt would take its relevance away. What
+    the user chose counts unless it is the prompt itself.
     """
-    limit = SAME
-    if len(bank) >= LEAST_BANK:
-        sample = bank[:: max(1, len(bank) // 256)]
-        cosines = (sample @ sample.T)[~torch.eye(len(sample), dtype=torch.bool)]
-        limit = min(SAME, float(torch.quantile(cosines, SYNONYM)))
     return torch.cat([prompts @ bank.T < limit, prompts @ own.T < SAME], dim=1)
 
 

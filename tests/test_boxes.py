@@ -93,5 +93,14 @@ def test_the_same_thing_scores_less_in_a_relevant_surrounding():
     assert contrast(alone, box)[0] > 2 * contrast(surrounded, box)[0]
 
 
+@pytest.mark.parametrize("find", [find_boxes, threshold_boxes])
+def test_a_threshold_leaves_out_the_boxes_that_score_less_and_no_others(find):
+    relevance = np.random.default_rng(2).random((60, 80), np.float32) ** 4
+    every = find(relevance)
+    for threshold in (0.05, float(every[len(every) // 2, 4]) + 1e-5, 0.99):
+        kept = find(relevance, threshold)
+        assert kept.tolist() == every[every[:, 4] >= threshold].tolist()
+
+
 def test_a_map_of_one_pixel_is_taken():
     assert find_boxes(np.ones((1, 1), np.float32)).shape[1] == 5

@@ -15,6 +15,7 @@ from localize.relevance import (
     probabilities,
     relevance_maps,
     rivals,
+    synonym_limit,
 )
 from localize.windows import make_grids
 
@@ -54,7 +55,7 @@ def test_asking_other_prompts_along_changes_nothing():
 def test_a_prompt_by_another_name_is_no_rival_of_it():
     bank = vectors(2 * LEAST_BANK)
     nearly = F.normalize(bank[:1] + 0.3 * bank[1:2], dim=-1)
-    against = rivals(nearly, bank, bank[:0])
+    against = rivals(nearly, bank, bank[:0], synonym_limit(bank))
     assert not against[0, 0]
     assert against[0].float().mean() > 0.8
 
@@ -63,19 +64,20 @@ def test_words_that_all_look_alike_to_an_encoder_stay_rivals():
     direction = F.normalize(torch.ones(16), dim=0)
     alike = F.normalize(vectors(2 * LEAST_BANK) + 3 * direction, dim=-1)
     assert (alike @ alike.T).mean() > 0.8
-    against = rivals(alike[:10], alike, alike[:0])
+    against = rivals(alike[:10], alike, alike[:0], synonym_limit(alike))
     assert 0.8 < against.float().mean() < 0.95
 
 
 def test_of_a_small_bank_only_the_prompt_itself_is_left_out():
     bank = torch.eye(4)
-    assert rivals(bank, bank, bank[:0]).tolist() == (1 - torch.eye(4)).bool().tolist()
+    against = rivals(bank, bank, bank[:0], synonym_limit(bank))
+    assert against.tolist() == (1 - torch.eye(4)).bool().tolist()
 
 
 def test_what_the_user_chose_as_a_negative_counts_however_near_it_is():
     bank = vectors(2 * LEAST_BANK)
     near = F.normalize(bank[:1] + 0.5 * bank[1:2], dim=-1)
-    against = rivals(bank[:1], bank, torch.cat([near, bank[:1]]))
+    against = rivals(bank[:1], bank, torch.cat([near, bank[:1]]), synonym_limit(bank))
     assert against[0, -2:].tolist() == [True, False]
 
 
