@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -35,6 +36,9 @@ from localize.relevance import (
 )
 from localize.result import Box, Localization
 from localize.windows import Grid, make_grids
+
+PROMPTS_AT_ONCE = 256
+"""Prompts that are scored together: with the tokens of 60 windows they take some 100 MB."""
 
 OnError: TypeAlias = Callable[[ImageSource, ImageError], None]
 
@@ -145,10 +149,7 @@ class Localizer:
         """
         encoded = image if isinstance(image, Encoded) else self.encode(image)
         asked = _as_prompts(prompts)
-        scores, token_scores = self._scores(encoded, self._embed(asked))
-        maps = relevance_maps(encoded.grids, scores, token_scores)
-        maps = follow_edges(maps, encoded.picture.pixels)
-        presence = presences(scores)
+        presence, maps = self._relevance(encoded, self._embed(asked))
         return Localization(
             pixels=encoded.picture.pixels,
             file=encoded.picture.file,
@@ -157,7 +158,7 @@ class Localizer:
             prompts=tuple(prompt.label for prompt in asked),
             presence=presence,
             maps=maps,
-            boxes=self._boxes(encoded.picture, asked, maps),
+            boxes=self._boxes(encoded.picture, asked, presence, maps),
         )
 
     def locate_many(
@@ -234,6 +235,29 @@ class Localizer:
         own = [as_prompt(word) for word in self.options.negatives]
         return bank, self._embed(own) if own else bank[:0], synonym_limit(bank)
 
+    def _relevance(
+        self, encoded: Encoded, wanted: torch.Tensor
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Presence (P,) and maps (P, h, w) of prompts (P, D), some at a time to bound memory.
+
+        Tokens and edges are worth their time only for what may be in the picture: the map of a
+        prompt whose presence is below the threshold is that of its windows.
+        """
+        presence, maps = [], []
+        for part in wanted.split(PROMPTS_AT_ONCE):
+            windows, tokens = self._scores(encoded, part)
+            presence.append(presences(windows, tokens))
+            here = np.flatnonzero(presence[-1] >= self.options.threshold)
+            maps.append(relevance_maps(encoded.grids, windows, None))
+            if tokens is not None and len(here):
+                maps[-1][here] = relevance_maps(encoded.grids, windows[:, here], tokens[..., here])
+        all_presence, all_maps = np.concatenate(presence), np.concatenate(maps)
+        here_at_all = all_presence >= self.options.threshold
+        if here_at_all.any():
+            pixels = encoded.picture.pixels
+            all_maps[here_at_all] = follow_edges(all_maps[here_at_all], pixels)
+        return all_presence, all_maps
+
     def _scores(
         self, encoded: Encoded, wanted: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -247,18 +271,28 @@ class Localizer:
         return scores, probabilities(tokens, wanted, negatives, against, scale)
 
     def _boxes(
-        self, picture: Picture, prompts: Sequence[Prompt], maps: npt.NDArray[np.float32]
+        self,
+        picture: Picture,
+        prompts: Sequence[Prompt],
+        presence: npt.NDArray[np.float32],
+        maps: npt.NDArray[np.float32],
     ) -> list[Box]:
+        """The boxes of all prompts, best first. None is surer than its prompt's presence."""
         height, width = picture.pixels.shape[:2]
         map_width, map_height = map_size(width, height)
         to_picture = np.array([width / map_width, height / map_height] * 2)
         find = find_boxes if self.options.boxes == "contrast" else threshold_boxes
-        found = []
-        for prompt, relevance in zip(prompts, maps, strict=True):
-            for *xyxy, score in find(relevance, self.options.threshold).tolist():
-                left, top, right, bottom = (np.array(xyxy) * to_picture).tolist()
-                found.append(Box(prompt.label, score, (left, top, right, bottom)))
-        return sorted(found, key=lambda box: -box.score)
+        threshold = self.options.threshold
+        found: dict[str, list[Box]] = {}
+        for prompt, sure, relevance in zip(prompts, presence.tolist(), maps, strict=True):
+            # A prompt that is asked twice gets its boxes once.
+            if sure < threshold or prompt.label in found:
+                continue
+            found[prompt.label] = [
+                Box(prompt.label, min(box[4], sure), tuple((box[:4] * to_picture).tolist()))
+                for box in find(relevance, threshold)
+            ]
+        return sorted(chain.from_iterable(found.values()), key=lambda box: -box.score)
 
 
 def _readable(

@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 
 MAX_PIXELS = 500_000_000
-"""Pixels of the largest picture that is read unless the user raises the limit: 1.5 GB as an array, and
-for a moment twice that while it is decoded."""
+"""Pixels of the largest picture that is read unless the user raises the limit: 1.5 GB as an array,
+and for a moment twice that while it is decoded."""
 
 
 @dataclass(frozen=True)

@@ -80,12 +80,14 @@ def probabilities(
     return wanted / (wanted + others).clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def presences(window_scores: torch.Tensor) -> Array:
+def presences(window_scores: torch.Tensor, token_scores: torch.Tensor | None) -> Array:
     """How sure it is that each prompt is in the picture at all, float32 (P,) in [0, 1].
 
-    window_scores: (N, P), of all windows of all scales. The most convincing window counts.
+    window_scores: (N, P), of all windows of all scales. token_scores: (N, th, tw, P) or None.
+    The most convincing place of the most convincing window counts: a window that is mostly
+    background says less of a small thing than the tokens on it do.
     """
-    return window_scores.amax(0).numpy()
+    return _fused(window_scores, token_scores).amax((0, 1, 2)).numpy()
 
 
 def map_size(width: int, height: int) -> tuple[int, int]:
@@ -101,17 +103,23 @@ def relevance_maps(
 
     window_scores: (N, P). token_scores: (N, th, tw, P) or None.
 
-    A window says what is there and its tokens say where in the window, so a token's score is
-    tokens^0.4 * window^0.6. Within a scale overlapping windows are averaged, and then the scales
-    with equal weight: their maximum was worse. The whole picture, squeezed out of shape, has no
-    part in the map unless there is nothing else.
+    A window says what is there and its tokens say where in the window, so the score of a place is
+    their weighted geometric mean. Within a scale overlapping windows are averaged, and then the
+    scales with equal weight: their maximum was worse. The whole picture, squeezed out of shape, has
+    no part in the map unless there is nothing else.
     """
-    scores = window_scores[:, None, None, :]
-    if token_scores is not None:
-        scores = token_scores**TOKEN_POWER * scores ** (1 - TOKEN_POWER)
-    parts = list(zip(grids, scores.split([len(grid) for grid in grids]), strict=True))
+    scores = _fused(window_scores, token_scores)
+    parts = list(zip(grids, torch.split(scores, [len(grid) for grid in grids]), strict=True))
     maps = [overlap_average(grid, part) for grid, part in parts[1:] or parts]
     return np.asarray(torch.stack(maps).mean(0).clamp(0, 1).numpy(), np.float32)
+
+
+def _fused(window_scores: torch.Tensor, token_scores: torch.Tensor | None) -> torch.Tensor:
+    """What every cell of every window says: tokens^0.4 * window^0.6, (N, th, tw, P)."""
+    scores = window_scores[:, None, None, :]
+    if token_scores is None:
+        return scores
+    return token_scores**TOKEN_POWER * scores ** (1 - TOKEN_POWER)
 
 
 def overlap_average(grid: Grid, scores: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from localize.relevance import (
     LEAST_BANK,
+    TOKEN_POWER,
     map_size,
     overlap_average,
     presences,
@@ -82,7 +83,14 @@ def test_what_the_user_chose_as_a_negative_counts_however_near_it_is():
 
 
 def test_the_most_convincing_window_says_whether_a_prompt_is_there():
-    assert presences(torch.tensor([[0.1, 0.2], [0.7, 0.0]])).tolist() == pytest.approx([0.7, 0.2])
+    windows = torch.tensor([[0.1, 0.2], [0.7, 0.0]])
+    assert presences(windows, None).tolist() == pytest.approx([0.7, 0.2])
+
+
+def test_a_convincing_token_makes_a_prompt_more_present_and_a_poor_one_less():
+    windows, tokens = torch.tensor([[0.5]]), torch.tensor([[[[0.9], [0.1]]]])
+    (present,) = presences(windows, tokens)
+    assert present == pytest.approx(0.9**TOKEN_POWER * 0.5 ** (1 - TOKEN_POWER))
 
 
 @pytest.mark.parametrize("size", [(640, 480), (90, 200), (30, 20)])
