@@ -33,7 +33,7 @@ def follow_edges(
     for scale, least in COARSENESS:
         segments = felzenszwalb(small, scale=scale, sigma=SMOOTHING, min_size=least)
         averaged += segment_means(maps, segments)
-    return averaged / len(COARSENESS)
+    return averaged / np.float32(len(COARSENESS))
 
 
 def segment_means(
