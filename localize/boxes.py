@@ -24,6 +24,13 @@ RING = 0.25
 OVERLAP = 0.4
 """Of two boxes whose IoU is above this only the better is kept."""
 
+NESTED = 0.75
+"""A box that shares more than this part of the smaller area with a better one is nested with it."""
+
+DOUBT = 0.5
+"""Factor to the score of a nested box: it is more likely a part, or the surroundings, of the same
+thing than another one."""
+
 MAX_BOXES = 100
 """The most boxes of one map: what COCO's evaluation reads."""
 
@@ -36,7 +43,8 @@ def find_boxes(relevance: Array, threshold: float = 0.0) -> Array:
 
     Candidates are the boxes of connected components at many thresholds, so that a weak thing beside
     a strong one is not lost and neither extent nor number hangs on one threshold; `contrast` scores
-    them, and of those that overlap the best stays (non-maximum suppression).
+    them, and of those that overlap the best stays (non-maximum suppression). What is nested with a
+    better box stays at half its score.
 
     relevance: float32 (h, w) in [0, 1]. threshold: the least score of a box.
     Returns float32 (N, 5), N at most `MAX_BOXES`: xyxy in pixels of the map and a score in (0, 1].
@@ -47,7 +55,11 @@ def find_boxes(relevance: Array, threshold: float = 0.0) -> Array:
     scores = contrast(relevance, candidates)
     xywh = np.concatenate([candidates[:, :2], candidates[:, 2:] - candidates[:, :2]], axis=1)
     kept = cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), threshold, OVERLAP)
-    return _joined(candidates, scores, np.asarray(kept, int)[:MAX_BOXES])
+    kept = np.asarray(kept, int)[:MAX_BOXES]
+    doubted = scores[kept] * np.where(_nested(candidates[kept]), DOUBT, 1)
+    order = np.argsort(-doubted, kind="stable")
+    boxes = _joined(candidates[kept], doubted, order)
+    return boxes[boxes[:, 4] >= threshold]
 
 
 def threshold_boxes(relevance: Array, threshold: float = 0.0) -> Array:
@@ -86,6 +98,16 @@ def contrast(relevance: Array, boxes: Boxes) -> Array:
     ring = (_sums(integral, outer) - total + beyond * inside / 2) / ring_area
     scores = (inside - ring) / np.sqrt(np.maximum(inside, np.finfo(np.float32).tiny))
     return np.clip(scores, 0, 1).astype(np.float32)
+
+
+def _nested(boxes: Boxes) -> npt.NDArray[np.bool_]:
+    """Which of the boxes (N, 4), best first, are nested with a better one: bool (N,)."""
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    shared = np.maximum(high - low, 0).prod(2)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    nested: npt.NDArray[np.bool_] = shared > NESTED * np.minimum(area[:, None], area)
+    return np.tril(nested, -1).any(1)
 
 
 def _components(relevance: Array, levels: tuple[float, ...]) -> Boxes:

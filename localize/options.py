@@ -21,7 +21,8 @@ class Options:
         side, a larger one is pixels. Empty: the whole picture alone.
     stride: step between windows as a fraction of the window's side, in (0, 1].
         1 gives the plain grid of patches.
-    threshold: the least score, in [0, 1], of a box that is reported.
+    threshold: the least score, in [0, 1], of a box that is reported. A prompt whose presence is
+        below it has none.
     boxes: how boxes are cut out of a map. "contrast": at many thresholds, keeping those that stand
         out from their surroundings; "threshold": at half the map's maximum.
     negatives: words that prompts are scored against, besides the encoder's own bank.

@@ -104,3 +104,15 @@ def test_a_threshold_leaves_out_the_boxes_that_score_less_and_no_others(find):
 
 def test_a_map_of_one_pixel_is_taken():
     assert find_boxes(np.ones((1, 1), np.float32)).shape[1] == 5
+
+
+def test_a_box_around_two_things_is_doubted_beside_the_better_box_of_one_of_them():
+    relevance = np.full((60, 90), 0.02, np.float32)
+    relevance[20:40, 10:80] = 0.3
+    relevance[20:40, 10:30] = 0.9
+    found = find_boxes(relevance)
+    (part,) = [box for box in found if box[:4].tolist() == [10, 20, 30, 40]]
+    (around,) = [box for box in found if box[:4].tolist() == [10, 20, 80, 40]]
+    alone = contrast(relevance, np.array([[10, 20, 80, 40]]))
+    assert around[4] == pytest.approx(alone[0] / 2, abs=1e-6)
+    assert part[4] > around[4]
