@@ -289,8 +289,8 @@ class Localizer:
             if sure < threshold or prompt.label in found:
                 continue
             found[prompt.label] = [
-                Box(prompt.label, min(box[4], sure), tuple((box[:4] * to_picture).tolist()))
-                for box in find(relevance, threshold)
+                Box(prompt.label, min(score, sure), tuple((np.array(xyxy) * to_picture).tolist()))
+                for *xyxy, score in find(relevance, threshold).tolist()
             ]
         return sorted(chain.from_iterable(found.values()), key=lambda box: -box.score)
 

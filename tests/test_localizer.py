@@ -1,5 +1,6 @@
 """The two verbs, on an encoder small enough to reason about: it sees colours."""
 
+import json
 from io import BytesIO
 
 import numpy as np
@@ -229,3 +230,25 @@ def test_an_encoder_that_returns_nonsense_is_refused_by_method(broken, words):
         Localizer(Broken()).encode(picture())
     with pytest.raises(ValueError, match=f"encode_prompts.*{words}"):
         Localizer(Broken()).embed_prompts(["red", "blue"])
+
+
+def test_what_was_found_can_be_saved_and_is_no_surer_than_its_presence(localizer, tmp_path):
+    result = localizer.locate(picture(), ["red"])
+    result.save_json(tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["boxes"][0]["score"] == pytest.approx(result.boxes[0].score, abs=1e-4)
+    assert result.boxes[0].score <= result.presence[0]
+
+
+def test_a_prompt_asked_twice_gets_its_boxes_once(localizer):
+    once, twice = localizer.locate(picture(), "red"), localizer.locate(picture(), ["red", "red"])
+    assert twice.boxes == once.boxes
+    assert twice.presence == pytest.approx(np.repeat(once.presence, 2))
+
+
+def test_thousands_of_prompts_are_answered_like_a_few(localizer):
+    many = [Prompt(str(number), ("red", "blue")[number % 2 :][:1]) for number in range(600)]
+    encoded = localizer.encode(picture())
+    few, all_of_them = localizer.locate(encoded, many[:2]), localizer.locate(encoded, many)
+    assert all_of_them.presence == pytest.approx(np.tile(few.presence, 300), abs=1e-6)
+    assert {box.label for box in all_of_them.boxes} == {str(n) for n in range(0, 600, 2)}
