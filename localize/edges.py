@@ -12,8 +12,8 @@ from skimage.segmentation import felzenszwalb
 
 COARSENESS = ((20, 10), (50, 20), (200, 40))
 """Of each segmentation the scale k, above which superpixels are larger, and their least size in
-pixels of the map. Where three segmentations of one picture agree there is an edge: their average
-was more accurate than any one of them, and five were no better than three."""
+pixels of the map. Where several segmentations agree there is an edge: in a trial on 49 photos the
+average of three was more accurate than the middle one alone, and five were no better than three."""
 
 SMOOTHING = 0.8  # standard deviation in pixels, as Felzenszwalb and Huttenlocher set it
 
