@@ -1,4 +1,4 @@
-"""What asking costs beside encoding: 80 prompts on one encoded photo, part by part.
+"""What asking costs beside encoding: 80 everyday words on one encoded photo, part by part.
 
     python benchmarks/post_processing.py --model emoji photo.jpg
 
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from localize import Localizer
 from localize.bench import SIZES, random_checkpoint
 from localize.encoders import HuggingFaceEncoder
+from localize.prompts import BANK
 
 ROUNDS = 7
 NUM_PROMPTS = 80
@@ -31,7 +32,7 @@ def main() -> None:
         localizer = Localizer(HuggingFaceEncoder(random_checkpoint(parsed.model)))
     else:
         localizer = Localizer.from_pretrained(parsed.model)
-    prompts = [f"thing{number}" for number in range(1000, 1000 + NUM_PROMPTS)]
+    prompts = BANK[:NUM_PROMPTS]
     encoded = localizer.encode(parsed.photo)
     localizer.locate(encoded, prompts)
     times: dict[str, list[float]] = {"encode": [], "locate": []}
