@@ -31,7 +31,7 @@ SEED = 77_000_001  # far from the seed of training
 def crop_figures(
     model: Encoder, names: torch.Tensor, asked: torch.Tensor, batch: Batch
 ) -> np.ndarray:
-    """Hits and tries, (6, 2), rows as in ``main``. ``names`` (N + 1, D), last is background."""
+    """Hits and tries, (7, 2), rows as in ``main``. ``names`` (N + 1, D), last is background."""
     pooled, tokens = model.encode_crops(to_pixels(batch.images))
     assert tokens is not None
     area = batch.cells.mean((2, 3))
@@ -40,11 +40,20 @@ def crop_figures(
     main = batch.objects.gather(1, area.argmax(1, keepdim=True))[:, 0]
     there = clear.any(1)
     single = there & ((batch.cells.flatten(2).sum(2) > 0).sum(1) == 1)
-    rows = []
-    for bank in (names[:-1], asked):
-        top = (pooled @ bank.T).argmax(1)
-        shown = ((batch.objects == top[:, None]) & clear).any(1)
-        rows += [(shown & there, there), ((top == main) & single, single)]
+    # One object in full view that takes a tenth of the crop and twice as much as any other.
+    two = batch.cells.mean((2, 3)).topk(2, dim=1).values
+    whole = batch.visible.gather(1, area.argmax(1, keepdim=True))[:, 0] >= 0.9
+    outstanding = there & whole & (area.amax(1) == two[:, 0])
+    outstanding &= (two[:, 0] >= 0.1) & (two[:, 0] >= 2 * two[:, 1])
+    scores = pooled @ names[:-1].T
+    top = scores.argmax(1)
+    shown = ((batch.objects == top[:, None]) & clear).any(1)
+    # The held-out phrasing of the main object against the names of all others.
+    own = main.clamp(min=0)
+    phrased = (pooled * asked[own]).sum(1) > scores.scatter(1, own[:, None], -1).amax(1)
+    rows = [(shown & there, there)]
+    for right in (top == main, phrased):
+        rows += [(right & outstanding, outstanding), (right & single, single)]
     best = (tokens @ names.T).argmax(-1)
     share, slot = batch.cells.max(1)
     owner = batch.objects.gather(1, slot.flatten(1)).reshape(slot.shape)
@@ -60,7 +69,7 @@ def text_figures(model: Encoder, names: torch.Tensor) -> dict[str, float]:
     texts, labels = [], []
     for number, words in enumerate(phrases.names()):
         for word in words:
-            texts.append(phrases.fill(str(rng.choice(phrases.HELD_OUT)), word, rng))
+            texts.append(phrases.fill(str(rng.choice(phrases.HELD_OUT)), word, rng, invent=False))
             labels.append(number)
     similar = model.encode_prompts(texts) @ names.T
     right = similar.argmax(1) == torch.tensor(labels)
@@ -88,19 +97,20 @@ def main() -> None:
     vectors = model.encode_prompts([*names, "background"])
     rng = np.random.default_rng(SEED)
     held_out = [
-        phrases.fill(str(rng.choice(phrases.HELD_OUT)), str(rng.choice(words)), rng)
+        phrases.fill(str(rng.choice(phrases.HELD_OUT)), str(rng.choice(words)), rng, invent=False)
         for words in phrases.names()
     ]
     asked = model.encode_prompts(held_out)
     painter = Painter(SEED)
-    hits = np.zeros((6, 2))
+    hits = np.zeros((7, 2))
     for _ in range(arguments.crops // 50):
         batch = stack([painter.crop(rng, model.image_size) for _ in range(50)])
         hits += crop_figures(model, vectors, asked, batch)
     keys = (
         "top1_is_in_the_crop",
+        "top1_of_crops_with_a_main_object",
         "top1_of_crops_with_one_object",
-        "held_out_phrasing_is_in_the_crop",
+        "held_out_phrasing_of_crops_with_a_main_object",
         "held_out_phrasing_of_crops_with_one_object",
         "tokens_on_objects",
         "tokens_on_background",
@@ -108,6 +118,7 @@ def main() -> None:
     figures = {key: float(hit / max(of, 1)) for key, (hit, of) in zip(keys, hits, strict=True)}
     figures |= text_figures(model, vectors[:-1])
     figures["crops"] = arguments.crops
+    figures["crops_with_a_main_object"] = hits[1, 1]
     for key, value in figures.items():
         print(f"{key:45} {value:.3f}")
     if arguments.json:

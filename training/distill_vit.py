@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("training/vit"))
     parser.add_argument("--steps", type=int, default=3000, help="steps of 128 crops")
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     teacher = AutoModel.from_pretrained(arguments.teacher).eval().requires_grad_(False)
     quicken(teacher)
     student = make_student(teacher)

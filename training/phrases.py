@@ -26,7 +26,8 @@ TEMPLATES = (
     "look for the {}", "i see {a}", "the {} on the left", "{a} on the right", "{a} at the top",
     "the {} in the corner", "{a} in the background", "where are the {s}?", "a {j} {}",
     "the {j} {}", "{j} {}", "{j} {s}", "a {j} {j} {}", "a photo of a {j} {}",
-    "the {j} {} on the left", "a {j} {}", "a {j} {}", "the {j} {}", "{j} {}",
+    "the {j} {} on the left", "{a} which looks {j}", "a {} so {j}", "{a} ({j})",
+    "{} looking very {j}", "a {j} {}", "a {j} {}", "the {j} {}", "{j} {}",
     *(template.replace("{}", "{a}") for template in USUAL),
 )  # fmt: skip
 HELD_OUT = (
@@ -46,6 +47,12 @@ ADJECTIVES = (
     "modern antique vintage ancient classic expensive cheap rare common favorite perfect ugly "
     "scary friendly gentle fast slow quiet loud magic magical mysterious hidden upside-down "
     "tilted tiny-looking partly covered"
+).split()
+FILLERS = (
+    "a the of in on at with is are and to for by from my your his her our i you we it this that "
+    "there here where what which who can could do does see show find look me us some any one "
+    "two all every just only very quite near next under above behind inside scene image photo "
+    "shot view like want need get let now again really so also not too more up down out over"
 ).split()
 BACKGROUND = (
     "background", "the background", "empty background", "a plain background",
@@ -91,15 +98,25 @@ def pick(rng: np.random.Generator, items: Sequence[str]) -> str:
     return items[int(rng.integers(len(items)))]
 
 
-def fill(template: str, noun: str, rng: np.random.Generator) -> str:
-    """Fill ``{}``, ``{a}`` (with an article), ``{s}`` (plural) and ``{j}`` (adjectives)."""
+def frame(rng: np.random.Generator) -> str:
+    """A template of random small words around the noun: nobody can foresee all phrasings."""
+    before = [pick(rng, FILLERS) for _ in range(rng.integers(0, 5))]
+    after = [pick(rng, (*FILLERS, "{j}")) for _ in range(rng.integers(0, 4))]
+    return " ".join([*before, pick(rng, ("{}", "{a}", "the {}", "{s}", "the {j} {}")), *after])
+
+
+def fill(template: str, noun: str, rng: np.random.Generator, invent: bool = True) -> str:
+    """Fill ``{}``, ``{a}`` (with an article), ``{s}`` (plural) and ``{j}`` (adjectives).
+
+    With ``invent`` some adjectives are made up: any word may describe a thing.
+    """
     article = "an" if noun[0] in "aeiou" else "a"
     many = noun.endswith("s") and not noun.endswith(("ss", "us"))
     with_article = noun if many and rng.random() < 0.5 else f"{article} {noun}"
     text = template.replace("{}", noun).replace("{a}", with_article).replace("{s}", plural(noun))
     while "{j}" in text:
-        # Any word may describe a thing, also one that the model never saw.
-        word = pick(rng, ADJECTIVES) if rng.random() < 0.8 else nonsense(rng, ADJECTIVES)
+        made_up = invent and rng.random() < 0.2 and "{j} " in text
+        word = nonsense(rng, ADJECTIVES) if made_up else pick(rng, ADJECTIVES)
         text = text.replace("{j}", word, 1)
     return text
 

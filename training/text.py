@@ -30,7 +30,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     nouns = [word for words in phrases.names() for word in words] + phrases.others()[0]
     texts = [*nouns, *map(phrases.plural, nouns), *phrases.BACKGROUND, *phrases.ADJECTIVES]
     texts += [phrases.fill(t, "cat", rng) for t in phrases.TEMPLATES + phrases.HELD_OUT]
-    texts.append("a an the and of in on at with is are it to for by from my your his her our i you")
+    texts += [" ".join(phrases.FILLERS), "an"]
     normalizer = normalizers.BertNormalizer(lowercase=True)
     splitter = pre_tokenizers.BertPreTokenizer()
     words = {
@@ -71,7 +71,8 @@ class Sampler:
 
     def draw(self) -> tuple[str, int]:
         kind = self.rng.random()
-        template = phrases.pick(self.rng, phrases.TEMPLATES)
+        usual = self.rng.random() < 0.75
+        template = phrases.pick(self.rng, phrases.TEMPLATES) if usual else phrases.frame(self.rng)
         if kind < 0.03:
             return phrases.pick(self.rng, phrases.BACKGROUND), len(self.names)
         if kind < 0.70:

@@ -35,7 +35,7 @@ BATCH = 128
 PEAK = 3e-3
 WARMUP = 400
 EMA = 0.998
-POOLED = 1.5
+POOLED = 2.5
 """Weight of the pooled loss beside the dense one."""
 SIDE = 96
 """Side of the crops that the finished model takes, in pixels."""
@@ -192,9 +192,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="localize/encoders/emoji", help="folder of the model")
     parser.add_argument("--state", default="training/emoji.state", help="where to resume from")
-    parser.add_argument("--steps", type=int, default=5350, help="steps of 128 crops")
-    parser.add_argument("--cooldown", type=int, default=1100, help="how many of them cool down")
-    parser.add_argument("--text-steps", type=int, default=1500, help="steps of 256 phrases")
+    parser.add_argument("--steps", type=int, default=6800, help="steps of 128 crops")
+    parser.add_argument("--cooldown", type=int, default=550, help="how many of them cool down")
+    parser.add_argument("--text-steps", type=int, default=800, help="steps of 256 phrases")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     images, record = train_images(arguments)
