@@ -54,8 +54,8 @@ def find_boxes(relevance: Array, threshold: float = 0.0) -> Array:
     candidates = _components(relevance, LEVELS)
     scores = contrast(relevance, candidates)
     xywh = np.concatenate([candidates[:, :2], candidates[:, 2:] - candidates[:, :2]], axis=1)
-    kept = cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), threshold, OVERLAP)
-    kept = np.asarray(kept, int)[:MAX_BOXES]
+    best = cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), threshold, OVERLAP)
+    kept = np.asarray(best, int)[:MAX_BOXES]
     doubted = scores[kept] * np.where(_nested(candidates[kept]), DOUBT, 1)
     order = np.argsort(-doubted, kind="stable")
     boxes = _joined(candidates[kept], doubted, order)
@@ -106,8 +106,8 @@ def _nested(boxes: Boxes) -> npt.NDArray[np.bool_]:
     high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     shared = np.maximum(high - low, 0).prod(2)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    nested: npt.NDArray[np.bool_] = shared > NESTED * np.minimum(area[:, None], area)
-    return np.tril(nested, -1).any(1)
+    nested = np.tril(shared > NESTED * np.minimum(area[:, None], area), -1)
+    return np.asarray(nested.any(axis=1), np.bool_)
 
 
 def _components(relevance: Array, levels: tuple[float, ...]) -> Boxes:

@@ -90,9 +90,9 @@ def test_tokens_name_the_thing_in_the_middle_and_the_background_in_the_corners(
     assert tokens is not None
     best = (tokens @ names.T).argmax(-1)
     middle = best.shape[1] // 2
-    hits = torch.tensor(
-        numbers
-    ) == (best[:, middle - 1 : middle + 1, middle - 1 : middle + 1].flatten(1).T)
+    hits = torch.tensor(numbers) == (
+        best[:, middle - 1 : middle + 1, middle - 1 : middle + 1].flatten(1).T
+    )
     assert hits.any(0).float().mean() >= 0.85
     corners = torch.stack([best[:, 0, 0], best[:, 0, -1], best[:, -1, 0], best[:, -1, -1]])
     assert (corners == len(NAMES)).float().mean() >= 0.9

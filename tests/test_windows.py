@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localize.options import Options
-from localize.options import Options
 from localize.windows import make_grids
 
 SCALES = (1.0, 0.71, 0.5, 0.35)
