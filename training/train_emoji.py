@@ -163,7 +163,8 @@ def save(model: Any, folder: Path, side: int) -> None:
     """Write what ``AutoModel``, ``AutoTokenizer`` and ``AutoImageProcessor`` read, and the
     negatives."""
     # Half the size on disk; the config has everybody load it in float32.
-    deepcopy(model).half().save_pretrained(folder)
+    halves = {name: value.half() for name, value in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=halves)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     for part in (config, config["vision_config"], config["text_config"]):
         part["dtype"] = "float32"
