@@ -34,7 +34,7 @@ class Options:
 
     scales: tuple[float, ...] = (1.0, 0.63, 0.4, 0.25)
     stride: float = 0.75
-    threshold: float = 0.12
+    threshold: float = 0.08
     boxes: str = "contrast"
     negatives: tuple[str, ...] = ()
     batch_size: int = 32
