@@ -316,6 +316,7 @@ def test_what_is_no_encoder_is_refused_in_words(module, spec, message):
 
 @pytest.mark.skipif(not (SHARED / "photos").is_dir(), reason="needs photos beside the project")
 def test_real_photos_are_measured_with_an_encoder_from_elsewhere(monkeypatch):
+    pytest.importorskip("onnxruntime", reason="the photo encoder runs on onnxruntime")
     monkeypatch.chdir(SHARED / "photo_encoder")
     samples = read_coco(SHARED / "photos")
     assert len(samples) == 49
