@@ -23,15 +23,15 @@ class ColourEncoder:
 
     def encode_crops(self, crops):
         cells = F.adaptive_avg_pool2d(crops, 4).permute(0, 2, 3, 1)
-        return _unit(crops.mean((2, 3))), _unit(cells)
+        return unit(crops.mean((2, 3))), unit(cells)
 
     def encode_prompts(self, texts):
         colours = [
             next(rgb for name, rgb in COLOURS.items() if name in text.split()) for text in texts
         ]
-        return _unit(torch.tensor(colours) / 127.5 - 1)
+        return unit(torch.tensor(colours) / 127.5 - 1)
 
 
-def _unit(vectors):
+def unit(vectors):
     """The constant gives grey a direction of its own."""
     return F.normalize(F.pad(vectors.float(), (0, 1), value=0.3), dim=-1)

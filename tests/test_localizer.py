@@ -6,49 +6,15 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from colours import ColourEncoder, unit
 from PIL import Image
 
 from localize import Localizer, Options, Prompt
-
-COLOURS = {
-    "red": (1, 0, 0),
-    "green": (0, 1, 0),
-    "blue": (0, 0, 1),
-    "grey": (0.5, 0.5, 0.5),
-}
-
-
-class ColourEncoder:
-    """Embeds crops, and each of their 4 x 4 cells, by their mean colour; prompts by its name."""
-
-    image_size = 32
-    mean = (0.5, 0.5, 0.5)
-    std = (0.5, 0.5, 0.5)
-    logit_scale = 30.0
-    negatives = tuple(COLOURS)
-
-    def encode_crops(self, crops):
-        cells = F.adaptive_avg_pool2d(crops, 4).permute(0, 2, 3, 1)
-        pooled = crops.mean((2, 3))
-        return _unit(pooled), _unit(cells)
-
-    def encode_prompts(self, texts):
-        return torch.stack([_unit(torch.tensor(_colour_in(text)) * 2.0 - 1) for text in texts])
 
 
 class ColourEncoderWithoutTokens(ColourEncoder):
     def encode_crops(self, crops):
         return super().encode_crops(crops)[0], None
-
-
-def _unit(vectors):
-    """The constant keeps black and grey apart from nothing."""
-    return F.normalize(F.pad(vectors.float(), (0, 1), value=0.3), dim=-1)
-
-
-def _colour_in(text):
-    return next(colour for name, colour in COLOURS.items() if name in text.split())
 
 
 def picture(width=320, height=240, xyxy=(60, 80, 140, 160), colour=(255, 0, 0)):
@@ -139,8 +105,8 @@ def test_batches_across_pictures_give_what_one_picture_alone_gives():
 def test_classify_gives_the_softmax_over_the_prompts_of_the_whole_picture(localizer):
     pixels = np.full((60, 60, 3), (255, 0, 0), np.uint8)
     chances = localizer.classify(pixels, ["red", "blue"])
-    image = _unit(torch.tensor([1.0, -1, -1]))
-    texts = torch.stack([_unit(torch.tensor([1.0, -1, -1])), _unit(torch.tensor([-1.0, -1, 1]))])
+    image = unit(torch.tensor([1.0, -1, -1]))
+    texts = torch.stack([unit(torch.tensor([1.0, -1, -1])), unit(torch.tensor([-1.0, -1, 1]))])
     assert chances == pytest.approx(torch.softmax(30 * texts @ image, 0).numpy(), abs=1e-5)
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
 import torch
+
+from localize.io import write_bytes
 
 MIN_SAVED = 32  # fewer new texts than these are quicker to encode than to write
 MAX_TEXTS = 8192  # texts in one file
@@ -96,15 +97,7 @@ def _write(path: Path, known: dict[str, torch.Tensor]) -> None:
         {"embeddings": torch.stack(list(known.values()))}, {"texts": json.dumps(list(known))}
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_bytes(path, data)
         newest = sorted(path.parent.glob("texts-*"), key=lambda p: p.stat().st_mtime, reverse=True)
         for old in newest[MAX_FILES:]:
             old.unlink(missing_ok=True)
