@@ -119,8 +119,8 @@ def measure(encoder: Any, samples: Sequence[Sample], decisions: Sequence[Decisio
 
 def ask(machine: Localizer, encoded: Any, sample: Sample, decision: Decision) -> Answer:
     """The answer about one encoded picture with one decision undone."""
-    if not decision.tokens:
-        encoded = replace(encoded, tokens=None)
+    # A copy: superpixels are kept with what is encoded, and decisions differ in them.
+    encoded = replace(encoded, tokens=encoded.tokens if decision.tokens else None)
     with undone(decision):
         result = machine.locate(encoded, sample.truth.prompts)
     return Answer(

@@ -5,6 +5,8 @@ Knows pixels, maps and scikit-image's segmentation; must not know models, prompt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +20,35 @@ average of three was more accurate than the middle one alone, and five were no b
 SMOOTHING = 0.8  # standard deviation in pixels, as Felzenszwalb and Huttenlocher set it
 
 
-def follow_edges(
-    maps: npt.NDArray[np.float32], pixels: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.float32]:
-    """Maps of which each pixel has the mean relevance of its superpixel, over three segmentations.
+def superpixels(
+    pixels: npt.NDArray[np.uint8], size: tuple[int, int]
+) -> tuple[npt.NDArray[np.intp], ...]:
+    """Segmentations of a picture, one for each of COARSENESS, as maps can follow them.
 
-    maps: float32 (P, h, w). pixels: the picture, uint8 (H, W, 3); shrunk to h x w here.
-    Returns float32 (P, h, w), in the range of the maps. The superpixels are those of Felzenszwalb
-    and Huttenlocher, "Efficient Graph-Based Image Segmentation" (IJCV 2004).
+    pixels: the picture, uint8 (H, W, 3). size: (width, height) of its maps; it is shrunk to that.
+    Returns int arrays (h, w): the segment of each pixel, numbered from 0 without gaps. They are
+    the superpixels of Felzenszwalb and Huttenlocher, "Efficient Graph-Based Image Segmentation"
+    (IJCV 2004).
     """
-    height, width = maps.shape[1:]
-    small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return tuple(
+        felzenszwalb(small, scale=scale, sigma=SMOOTHING, min_size=least)
+        for scale, least in COARSENESS
+    )
+
+
+def follow_edges(
+    maps: npt.NDArray[np.float32], segmentations: Sequence[npt.NDArray[np.intp]]
+) -> npt.NDArray[np.float32]:
+    """Maps of which each pixel has the mean relevance of its superpixel, over all segmentations.
+
+    maps: float32 (P, h, w). segmentations: of the same h x w; see `superpixels`.
+    Returns float32 (P, h, w), in the range of the maps.
+    """
     averaged = np.zeros(maps.shape, np.float32)
-    for scale, least in COARSENESS:
-        segments = felzenszwalb(small, scale=scale, sigma=SMOOTHING, min_size=least)
+    for segments in segmentations:
         averaged += segment_means(maps, segments)
-    return averaged / np.float32(len(COARSENESS))
+    return averaged / np.float32(len(segmentations))
 
 
 def segment_means(

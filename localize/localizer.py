@@ -20,7 +20,7 @@ import torch
 
 from localize.boxes import find_boxes, threshold_boxes
 from localize.crops import batches, crops_of
-from localize.edges import follow_edges
+from localize.edges import follow_edges, superpixels
 from localize.encoders import check_crop_embeddings, load_encoder
 from localize.encoders.protocol import Encoder
 from localize.io import ImageError, ImageSource, Picture, read_ahead
@@ -67,6 +67,12 @@ class Encoded:
     def num_crops(self) -> int:
         """How many crops went through the image encoder."""
         return len(self.embeddings)
+
+    @cached_property
+    def superpixels(self) -> tuple[npt.NDArray[np.intp], ...]:
+        """The segmentations that maps follow, of the maps' size; made when first asked for."""
+        height, width = self.picture.pixels.shape[:2]
+        return superpixels(self.picture.pixels, map_size(width, height))
 
 
 class Localizer:
@@ -254,8 +260,7 @@ class Localizer:
         all_presence, all_maps = np.concatenate(presence), np.concatenate(maps)
         here_at_all = all_presence >= self.options.threshold
         if here_at_all.any():
-            pixels = encoded.picture.pixels
-            all_maps[here_at_all] = follow_edges(all_maps[here_at_all], pixels)
+            all_maps[here_at_all] = follow_edges(all_maps[here_at_all], encoded.superpixels)
         return all_presence, all_maps
 
     def _scores(

@@ -85,6 +85,14 @@ def test_encoding_first_and_asking_later_gives_the_same_answer(localizer):
     assert (later.maps == at_once.maps).all()
 
 
+def test_superpixels_are_made_once_for_all_that_is_asked_of_a_picture():
+    encoded = Localizer(ColourEncoder()).encode(picture())
+    first = encoded.superpixels
+    assert {segments.shape for segments in first} == {(120, 160)}
+    Localizer(ColourEncoder()).locate(encoded, ["red", "grey"])
+    assert encoded.superpixels is first
+
+
 def test_asking_for_more_does_not_change_an_answer(localizer):
     encoded = localizer.encode(picture())
     alone = localizer.locate(encoded, ["red"])
