@@ -53,6 +53,15 @@ def test_resized_crops_are_close_to_those_that_pillow_resizes_one_by_one(pixels,
         assert error.mean() < 0.02
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_levels_are_the_bytes_that_pillow_resizes_to(pixels, interpolation):
+    """One window as large as the picture's short side: nothing but resizing differs."""
+    found, _ = crops(pixels[:, :240], 64, (1.0,), interpolation=interpolation)
+    filter_ = Image.Resampling[interpolation.upper()]
+    expected = normalised(np.asarray(Image.fromarray(pixels[:, :240]).resize((64, 64), filter_)))
+    assert np.abs(found[1].numpy() - expected).max() < 1.01 / 255 / min(STD)
+
+
 def test_a_large_picture_gives_the_crops_of_its_small_version(pixels):
     large = np.array(Image.fromarray(pixels).resize((3200, 2400), Image.Resampling.BICUBIC))
     small, _ = crops(pixels, 32, (1.0, 0.5))
