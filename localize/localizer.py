@@ -22,6 +22,8 @@ from localize.boxes import find_boxes, threshold_boxes
 from localize.crops import batches, crops_of
 from localize.edges import follow_edges, superpixels
 from localize.encoders import check_crop_embeddings, load_encoder
+from localize.encoders.checks import as_pair, check_encoder, check_same_length
+from localize.encoders.device import choose_batch_size
 from localize.encoders.protocol import Encoder
 from localize.io import ImageError, ImageSource, Picture, read_ahead
 from localize.options import Options
@@ -84,9 +86,10 @@ class Localizer:
     """
 
     def __init__(self, encoder: Encoder, options: Options = Options()):  # noqa: B008
+        check_encoder(encoder)
         self.encoder = encoder
         self.options = options
-        self._batch_size = options.batch_size
+        self.batch_size = options.batch_size or choose_batch_size(self._device)
         self._embed = PromptEmbedder(encoder)
         bank = getattr(encoder, "negatives", None) or BANK
         self._bank = [as_prompt(word) for word in bank]
@@ -112,6 +115,11 @@ class Localizer:
         """The name of the encoder, as results show it."""
         return str(getattr(self.encoder, "name", type(self.encoder).__name__))
 
+    @property
+    def _device(self) -> torch.device:
+        """Where the encoder takes its crops."""
+        return getattr(self.encoder, "device", torch.device("cpu"))
+
     def encode(self, image: ImageSource) -> Encoded:
         """Put every window of a picture through the image encoder. Depends on no prompt.
 
@@ -132,7 +140,7 @@ class Localizer:
         crops = self._crops(_readable(images, self.options.max_pixels, on_error), waiting)
         embeddings: list[torch.Tensor] = []
         tokens: list[torch.Tensor] = []
-        for batch in batches(crops, self._batch_size):
+        for batch in batches(crops, self.batch_size):
             batch_embeddings, batch_tokens = self._encode_batch(batch)
             embeddings.extend(batch_embeddings)
             tokens.extend(() if batch_tokens is None else batch_tokens)
@@ -209,20 +217,20 @@ class Localizer:
                 encoder.mean,
                 encoder.std,
                 getattr(encoder, "interpolation", "bicubic"),
-                getattr(encoder, "device", torch.device("cpu")),
+                self._device,
             )
 
     def _encode_batch(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encode crops (B, 3, S, S), in halves where the device's memory is too small for all."""
         try:
             with torch.inference_mode():
-                embeddings, tokens = self.encoder.encode_crops(batch)
+                embeddings, tokens = as_pair(self.encoder, self.encoder.encode_crops(batch))
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
             half = (len(batch) + 1) // 2
-            if half < self._batch_size:
-                self._batch_size = half
+            if half < self.batch_size:
+                self.batch_size = half
                 message = f"out of memory on the device; going on with batches of {half}"
                 warnings.warn(message, RuntimeWarning, stacklevel=2)
             halves = [self._encode_batch(part) for part in batch.split(half)]
@@ -268,6 +276,7 @@ class Localizer:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """How much windows (N, P) and tokens (N, h, w, P), if any, look like prompts (P, D)."""
         bank, own, limit = self._negatives
+        check_same_length(self.encoder, wanted, encoded.embeddings)
         negatives, against = torch.cat([bank, own]), rivals(wanted, bank, own, limit)
         scale, tokens = self.encoder.logit_scale, encoded.tokens
         scores = probabilities(encoded.embeddings, wanted, negatives, against, scale)
@@ -283,6 +292,9 @@ class Localizer:
         maps: npt.NDArray[np.float32],
     ) -> list[Box]:
         """The boxes of all prompts, best first. None is surer than its prompt's presence."""
+        first = picture.pixels[0]
+        if (first == first[0]).all() and (picture.pixels == first).all():
+            return []  # Nothing stands out of a picture of one colour.
         height, width = picture.pixels.shape[:2]
         map_width, map_height = map_size(width, height)
         to_picture = np.array([width / map_width, height / map_height] * 2)

@@ -5,9 +5,54 @@ Knows the `Encoder` protocol; must not know any particular encoder.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 
 TOLERANCE = 0.01  # of a vector's length: bfloat16 keeps three digits
+
+
+def check_encoder(encoder: Any) -> None:
+    """Refuse what cannot be an encoder: members that are missing or whose values make no sense.
+
+    Raises TypeError for the former and ValueError for the latter, naming class and member.
+    """
+    name = type(encoder).__name__
+    missing = [member for member in _MEMBERS if not hasattr(encoder, member)]
+    if missing:
+        raise TypeError(
+            f"an encoder must have {', '.join(_MEMBERS)}, but {name} has no {missing[0]}; "
+            "to load one by its name use Localizer.from_pretrained"
+        )
+    for member, (count, least, wanted) in _NUMBERS.items():
+        try:
+            values = torch.tensor(getattr(encoder, member), dtype=torch.float64).reshape(-1)
+            right = len(values) == count and bool((values.isfinite() & (values > least)).all())
+        except (TypeError, ValueError, RuntimeError):
+            right = False
+        if not right:
+            raise ValueError(f"{name}.{member} must be {wanted}, not {getattr(encoder, member)!r}")
+
+
+_MEMBERS = ("image_size", "mean", "std", "logit_scale", "encode_crops", "encode_prompts")
+# How many numbers a member holds, what they must exceed, and how that is said.
+_NUMBERS = {
+    "image_size": (1, 0, "a positive number of pixels"),
+    "mean": (3, -math.inf, "three finite numbers"),
+    "std": (3, 0, "three positive numbers"),
+    "logit_scale": (1, 0, "a positive number"),
+}
+
+
+def as_pair(encoder: object, returned: Any) -> tuple[Any, Any]:
+    """What `encode_crops` returned, as embeddings and tokens; ValueError if it is no pair."""
+    if not isinstance(returned, tuple | list) or len(returned) != 2:
+        raise ValueError(
+            f"{type(encoder).__name__}.encode_crops returned {type(returned).__name__}; "
+            "a pair of embeddings and tokens (or None) would be right"
+        )
+    return returned[0], returned[1]
 
 
 def check_crop_embeddings(
@@ -24,6 +69,15 @@ def check_crop_embeddings(
         grid = tuple(tokens.shape[1:3]) if isinstance(tokens, torch.Tensor) else ()
         if _check_vectors(method, "tokens", tokens, (num_crops, *grid), dims=4) != size:
             raise ValueError(f"{method} returned tokens of another length than its embeddings")
+
+
+def check_same_length(encoder: object, prompts: torch.Tensor, crops: torch.Tensor) -> None:
+    """Refuse embeddings of prompts (P, D) and of crops (N, D') that cannot be compared."""
+    if prompts.shape[1] != crops.shape[1]:
+        raise ValueError(
+            f"{type(encoder).__name__}.encode_prompts returned vectors of length "
+            f"{prompts.shape[1]}, but encode_crops of length {crops.shape[1]}; both must be one"
+        )
 
 
 def check_prompt_embeddings(encoder: object, embeddings: object, num_prompts: int) -> None:
@@ -43,8 +97,10 @@ def _check_vectors(
         raise ValueError(
             f"{method} returned {type(vectors).__name__} as {what}, not a torch.Tensor"
         )
+    if not vectors.is_floating_point():
+        raise ValueError(f"{method} returned {what} of {vectors.dtype}, not floating point")
     shape = tuple(vectors.shape)
-    if len(shape) != dims or shape[:-1] != leading or shape[-1] == 0:
+    if 0 in shape[1:-1] or len(shape) != dims or shape[:-1] != leading or shape[-1] == 0:
         wanted = f"({leading[0]}, h, w, D)" if dims == 4 else f"({leading[0]}, D)"
         raise ValueError(f"{method} returned {what} of shape {shape}; {wanted} would be right")
     lengths = torch.linalg.vector_norm(vectors.detach().float(), dim=-1)
