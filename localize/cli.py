@@ -7,11 +7,15 @@ once the words on the command line make sense.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 DONE, SOME_FAILED, USAGE = 0, 1, 2
 INTERRUPTED, TERMINATED = 130, 143
 
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""Why an output cannot be written that will keep all others from being written too."""
+
 OVERLAY, HEATMAP = ".boxes.png", ".heatmap.png"
 DEMO_PROMPTS = ("a cat", "a butterfly", "a bicycle")
 
@@ -35,10 +42,10 @@ DEMO_PROMPTS = ("a cat", "a butterfly", "a bicycle")
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 1 some inputs failed, 2 usage."""
     parsed = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        run: Callable[[argparse.Namespace], int] = parsed.run
-        return run(parsed)
+        with _terminable(), _plain_warnings(parsed):
+            run: Callable[[argparse.Namespace], int] = parsed.run
+            return run(parsed)
     except BrokenPipeError:
         # Whoever read our output has gone; leave nothing for the interpreter to flush into it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,6 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("interrupted; what was finished is intact")
         return INTERRUPTED
+    except Exception as error:  # The last net, memory that ran out among it.
+        if sys.flags.dev_mode:  # python -X dev shows developers where
+            raise
+        _complain(f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}")
+        return SOME_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -230,16 +242,21 @@ def _detect(parsed: argparse.Namespace) -> int:
         _complain(problem)
     failures = len(problems)
     outputs = _outputs(_without_own(paths, parsed.output), Path(parsed.output))
+    _refuse_to_overwrite(outputs, parsed)
     settings = {"model": parsed.model, "dtype": parsed.dtype, **asdict(options)}
     if parsed.resume:
         outputs = {
             path: output
             for path, output in outputs.items()
-            if not _is_finished(path, output, parsed.prompts, settings)
+            if not _is_finished(path, output, parsed, settings)
         }
     if outputs:
+        io.make_folder(parsed.output)
+        for folder in {output.parent for output in outputs.values()}:
+            io.remove_abandoned(folder)
         localizer = _localizer(parsed, options)
-        failures += _detect_all(localizer, outputs, parsed, settings)
+        with io.pillow_limit(options.max_pixels):
+            failures += _detect_all(localizer, outputs, parsed, settings)
     return SOME_FAILED if failures else DONE
 
 
@@ -252,35 +269,62 @@ def _detect_all(
     """Localize every image and write its outputs; returns how many failed."""
     from localize import io
 
-    unread: set[io.ImageSource] = set()
+    failed: set[io.ImageSource] = set()
 
-    def skip(path: io.ImageSource, error: io.ImageError) -> None:
+    def skip(path: io.ImageSource, error: Exception) -> None:
         _complain(str(error))
-        unread.add(path)
+        failed.add(path)
 
     remaining = iter(outputs.items())
     results = localizer.locate_many(outputs, parsed.prompts, skip)
     with _progress(None, len(outputs), parsed.quiet) as progress:
         for result in results:
-            path, output = next(pair for pair in remaining if pair[0] not in unread)
-            for note in result.notes:
-                _complain(f"{io.display_name(path)}: {note}")
-            _write_outputs(result, output, parsed.heatmaps, settings)
+            path, output = next(pair for pair in remaining if pair[0] not in failed)
             if not parsed.quiet:
-                progress.write(_summary(result, io.display_name(path)), file=sys.stdout)
-                sys.stdout.flush()
+                for note in result.notes:
+                    _complain(f"{io.display_name(path)}: {note}")
+            try:
+                _write_outputs(result, output, parsed, settings)
+            except io.OutputError as error:
+                if getattr(error.__cause__, "errno", None) in NO_ROOM:
+                    raise
+                skip(path, error)
+                continue
+            if not parsed.quiet:
+                _say(_summary(result, io.display_name(path)))
             progress.update()
-    return len(unread)
+    return len(failed)
 
 
 def _without_own(paths: Iterable[Path], folder: str) -> list[Path]:
     """The images that are not overlays of an earlier run into the same folder."""
-    own = os.path.join(os.path.abspath(folder), "")
+    from localize import io
+
+    own = os.path.join(os.path.realpath(folder), "")
     return [
         path
         for path in paths
-        if not (os.path.abspath(path).startswith(own) and path.name.endswith((OVERLAY, HEATMAP)))
+        if not (
+            path.name.endswith((OVERLAY, HEATMAP))
+            and os.path.realpath(path).startswith(own)
+            and io.is_written_here(path)
+        )
     ]
+
+
+def _refuse_to_overwrite(outputs: dict[Path, Path], parsed: argparse.Namespace) -> None:
+    """Raise ValueError where an output has the path of an image that is to be read."""
+    from localize.io import display_name
+
+    written = {
+        os.path.realpath(file) for output in outputs.values() for file in _files(output, parsed)
+    }
+    for path in outputs:
+        if os.path.realpath(path) in written:
+            raise ValueError(
+                f"{display_name(path)} is an image to be read, but an output of another one would "
+                "take its name; choose another folder for --output"
+            )
 
 
 def _outputs(paths: Iterable[Path], folder: Path) -> dict[Path, Path]:
@@ -292,18 +336,26 @@ def _outputs(paths: Iterable[Path], folder: Path) -> dict[Path, Path]:
     return {path: folder / full.relative_to(common) for path, full in absolute.items()}
 
 
+def _files(output: Path, parsed: argparse.Namespace) -> list[Path]:
+    """What is written of one image: its overlay, the heatmap of each prompt, and at last its JSON.
+
+    Where there is JSON, the image is finished.
+    """
+    prompts = enumerate(parsed.prompts if parsed.heatmaps else (), 1)
+    endings = [f".{number}-{_slug(prompt)}{HEATMAP}" for number, prompt in prompts]
+    return [_beside(output, ending) for ending in (OVERLAY, *endings, ".json")]
+
+
 def _write_outputs(
-    result: Localization, output: Path, heatmaps: bool, settings: dict[str, Any]
+    result: Localization, output: Path, parsed: argparse.Namespace, settings: dict[str, Any]
 ) -> None:
-    """Write overlays first and JSON last: where there is JSON, the image is finished."""
     from localize import io
 
-    io.write_image(_beside(output, OVERLAY), result.boxes_overlay())
-    if heatmaps:
-        for number, prompt in enumerate(result.prompts, 1):
-            name = f".{number}-{_slug(prompt)}{HEATMAP}"
-            io.write_image(_beside(output, name), result.overlay(prompt))
-    io.write_json(_beside(output, ".json"), {**result.to_dict(), "settings": settings})
+    overlay, *heatmaps, facts = _files(output, parsed)
+    io.write_image(overlay, result.boxes_overlay())
+    for prompt, heatmap in zip(result.prompts, heatmaps, strict=False):
+        io.write_image(heatmap, result.overlay(prompt))
+    io.write_json(facts, {**result.to_dict(), "settings": settings})
 
 
 def _beside(output: Path, ending: str) -> Path:
@@ -316,20 +368,23 @@ def _slug(prompt: str) -> str:
     return safe[:40].strip("-") or "prompt"
 
 
-def _is_finished(path: Path, output: Path, prompts: list[str], settings: dict[str, Any]) -> bool:
+def _is_finished(
+    path: Path, output: Path, parsed: argparse.Namespace, settings: dict[str, Any]
+) -> bool:
     """Whether an earlier run with the same settings has finished this image as it is now."""
-    target = _beside(output, ".json")
+    *overlays, facts = _files(output, parsed)
     try:
-        with open(target, encoding="utf-8") as file:
+        with open(facts, encoding="utf-8") as file:
             found = json.load(file)
-        newer = target.stat().st_mtime >= path.stat().st_mtime
-    except (OSError, ValueError):
+        newer = facts.stat().st_mtime >= path.stat().st_mtime
+    except (OSError, ValueError, RecursionError):
         return False
     same = json.loads(json.dumps(settings))
     return (
         newer
+        and all(map(os.path.isfile, overlays))
         and isinstance(found, dict)
-        and found.get("prompts") == prompts
+        and found.get("prompts") == parsed.prompts
         and found.get("settings") == same
     )
 
@@ -350,19 +405,21 @@ def _demo(parsed: argparse.Namespace) -> int:
     io.write_image(folder / "boxes.png", result.boxes_overlay())
     result.save_json(folder / "scene.json")
     if not parsed.quiet:
-        print(_summary(result, "scene.png"))
-        print(f"The scene, its overlays and the JSON are in {io.display_name(folder)}.")
+        _say(_summary(result, "scene.png"))
+        _say(f"The scene, its overlays and the JSON are in {io.display_name(folder)}.")
     return DONE
 
 
 def _summary(result: Localization, name: str) -> str:
+    from localize.io import printable
+
     lines = [name]
     for prompt, presence in zip(result.prompts, result.presence, strict=True):
         boxes = [box for box in result.boxes if box.label == prompt]
         places = "; ".join(
             f"({', '.join(str(round(edge)) for edge in box.xyxy)}) {box.score:.2f}" for box in boxes
         )
-        lines.append(f"  {prompt}: {places or 'not here'} [presence {presence:.2f}]")
+        lines.append(f"  {printable(prompt)}: {places or 'not here'} [presence {presence:.2f}]")
     return "\n".join(lines)
 
 
@@ -378,16 +435,55 @@ def _progress(items: Iterable[Any] | None, total: int | None, quiet: bool) -> An
     """A bar on stderr that vanishes when it is done and never shows where there is no terminal."""
     from tqdm import tqdm
 
-    return tqdm(items, total=total, leave=False, unit="image", disable=True if quiet else None)
+    hidden = True if quiet or sys.stderr is None else None
+    return tqdm(items, total=total, leave=False, unit="image", disable=hidden)
 
 
 def _complain(message: str) -> None:
-    print(f"localize: {message}", file=sys.stderr)
+    if sys.stderr is not None:  # print would take stdout in its place
+        print(f"localize: {message}", file=sys.stderr)
+
+
+def _say(text: str) -> None:
+    """Print to stdout, if there is one, what its encoding lacks as escapes."""
+    if sys.stdout is None:
+        return
+    from tqdm import tqdm
+
+    encoding = sys.stdout.encoding or "utf-8"
+    tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
+    sys.stdout.flush()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end what runs in here as Ctrl-C does, with its own sentence and exit code."""
+    if threading.current_thread() is not threading.main_thread():  # Others may set no handlers.
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
     _complain("terminated; what was finished is intact")
     raise SystemExit(TERMINATED)
+
+
+@contextmanager
+def _plain_warnings(parsed: argparse.Namespace) -> Iterator[None]:
+    """Show a warning as one sentence, without the line of code that gave it."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if not parsed.quiet:
+            _complain(str(message))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _evaluate(parsed: argparse.Namespace) -> int:
@@ -413,9 +509,9 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     progress = partial(_progress, quiet=parsed.quiet, total=parsed.scenes)
     report = evaluate.run(samples, localizer, recipes, source=source, progress=progress)
     if not parsed.quiet:
-        print(evaluate.format_table(report))
+        _say(evaluate.format_table(report))
         if parsed.data:
-            print(f"\n{evaluate.format_per_class(report)}")
+            _say(f"\n{evaluate.format_per_class(report)}")
     if parsed.json:
         io.write_json(parsed.json, report)
     return DONE
@@ -436,7 +532,7 @@ def _bench(parsed: argparse.Namespace) -> int:
     if parsed.json:
         io.write_json(parsed.json, report)
     if not parsed.quiet:
-        print(table(report))
+        _say(table(report))
     return DONE
 
 

@@ -6,13 +6,14 @@ Knows files and pixels; must not know models, prompts or boxes.
 from __future__ import annotations
 
 import ctypes
-import glob
 import json
 import logging
 import math
 import os
 import secrets
 import stat
+import sys
+import tempfile
 import threading
 import warnings
 from collections import deque
@@ -27,9 +28,12 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, _imaging
+from PIL import Image, ImageCms, PngImagePlugin, _imaging
 
 from localize.options import MAX_PIXELS
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     import torch
@@ -131,6 +135,21 @@ def read_ahead(
                 future.cancel()
 
 
+@contextmanager
+def pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Let Pillow itself refuse more pixels than this, and no fewer, in the whole process.
+
+    Some of its decoders have pictures within pictures (icons, TIFF strips), which `read_image`
+    does not see before their memory is taken, and which Pillow holds against a limit of its own.
+    """
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max_pixels // 2  # Pillow raises an error at twice its limit.
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 # Image files ------------------------------------------------------------------------------------
 
 _FORMATS = tuple(
@@ -177,7 +196,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "there is not enough memory for it"
     if isinstance(error, Image.DecompressionBombError):
-        return "it holds a picture too large to be unpacked"
+        return "its pixels are more than the limit; raise max_pixels and PIL.Image.MAX_IMAGE_PIXELS"
     if isinstance(error, OSError) and error.errno is not None:
         return _os_reason(error)
     detail = printable(str(error)) or type(error).__name__
@@ -229,11 +248,13 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
     if "\0" in path:
         raise ImageError("its name has a null character")
     # Asked first: opening a pipe would wait for ever, and reading a device never end.
-    mode = os.stat(path).st_mode
-    if stat.S_ISDIR(mode):
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
         raise ImageError("it is a folder")
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(status.st_mode):
         raise ImageError("it is not a plain file")
+    if status.st_size == 0:  # So are the files of /proc, some of which wait when they are read.
+        raise ImageError("the file is empty")
     with open(path, "rb") as file:
         yield file
 
@@ -314,7 +335,17 @@ _TRANSPOSITIONS = {
 
 def _upright(image: Image.Image, max_pixels: int) -> tuple[Pixels, tuple[str, ...]]:
     """The pixels as a viewer shows them, and notes."""
-    width, height = image.size
+    _check_size(*image.size, max_pixels)
+    image.load()
+    _check_size(*image.size, max_pixels)  # An icon may hold a larger picture than it says.
+    rgb, notes = _rgb(image)
+    transposition = _TRANSPOSITIONS.get(_orientation(image))
+    if transposition is not None:
+        rgb = rgb.transpose(transposition)
+    return _pixels(rgb), notes
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
     if not (width and height):
         raise ImageError("it has no pixels")
     if width * height > max_pixels:
@@ -322,12 +353,6 @@ def _upright(image: Image.Image, max_pixels: int) -> tuple[Pixels, tuple[str, ..
             f"its {width} x {height} pixels are more than the limit of {max_pixels:,}; "
             "raise max_pixels to read it"
         )
-    image.load()
-    rgb, notes = _rgb(image)
-    transposition = _TRANSPOSITIONS.get(_orientation(image))
-    if transposition is not None:
-        rgb = rgb.transpose(transposition)
-    return _pixels(rgb), notes
 
 
 def _pixels(rgb: Image.Image) -> Pixels:
@@ -437,7 +462,7 @@ def _from_array(source: Any) -> Pixels:
             "an image must be a path, bytes, a PIL image, a NumPy array or a torch tensor, "
             f"not {type(source).__name__}"
         )
-    pixels = _as_uint8(_channels_last(source, prefer_first=is_tensor))
+    pixels = _as_uint8(_channels_last(np.asarray(source), prefer_first=is_tensor))
     if pixels.shape[2] == 4:
         return _pixels(_rgb(Image.fromarray(pixels))[0])
     return np.require(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), requirements=["C", "W"])
@@ -459,6 +484,7 @@ def _channels_last(array: npt.NDArray[Any], prefer_first: bool) -> npt.NDArray[A
 
 def _as_uint8(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """As uint8, values whose range is plain."""
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.uint16:
@@ -508,11 +534,25 @@ def find_images(inputs: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], l
     return list(paths.values()), problems
 
 
-def _matches(pattern: str) -> list[str]:
+def _matches(pattern: str) -> Iterator[str]:
+    """What a glob matches, hidden files only where it says so.
+
+    Not the module glob: its "**" follows links to folders, round and round.
+    """
+    anchor = Path(pattern).anchor
+    parts = Path(pattern).parts
+    hidden = any(map(_is_hidden, parts))
     try:
-        return glob.glob(pattern, recursive=True)
-    except (OSError, ValueError):  # A name with a null character, or longer than names can be.
-        return []
+        for path in Path(anchor).glob(pattern[len(anchor) :]):
+            if hidden or not any(map(_is_hidden, path.parts)):
+                yield str(path)
+    except (OSError, ValueError, NotImplementedError):
+        # No pattern, or a name with a null character, or longer than names can be.
+        return
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") and name != ".."
 
 
 def _pictures_in(folder: str, problems: list[str]) -> list[str]:
@@ -557,14 +597,13 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """
     target = os.fsdecode(path)
     folder = os.path.dirname(target)
-    part = os.path.join(folder, f".localize-{secrets.token_hex(8)}.tmp")
     try:
         if os.path.exists(target) and not os.path.isfile(target):
             kind = "folder" if os.path.isdir(target) else "device or pipe"
             raise OutputError(f"cannot write {display_name(target)}: it is a {kind}")
         if folder:
             os.makedirs(folder, exist_ok=True)
-        _replace(part, target, data)
+        _replace(folder, target, data)
     except OutputError:
         raise
     except FileExistsError as error:
@@ -575,9 +614,10 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         raise OutputError(f"cannot write {display_name(target)}: {reason}") from error
 
 
-def _replace(part: str, target: str, data: bytes) -> None:
+def _replace(folder: str, target: str, data: bytes) -> None:
+    part, lock = _new_part(folder)
     try:
-        with open(part, "xb") as file:
+        with open(part, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -586,6 +626,60 @@ def _replace(part: str, target: str, data: bytes) -> None:
         if os.path.lexists(part):
             os.unlink(part)
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _new_part(folder: str) -> tuple[str, int | None]:
+    """A new hidden file, and the lock on it (where there are such) that ends with its writer."""
+    while True:
+        part = os.path.join(folder, f".localize-{secrets.token_hex(8)}.tmp")
+        lock = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        if sys.platform == "win32":  # There a file that is open cannot take another name.
+            os.close(lock)
+            return part, None
+        with suppress(OSError):  # Not every file system has locks.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.lexists(part):
+            return part, lock
+        os.close(lock)  # `remove_abandoned` was quicker than the lock.
+
+
+def remove_abandoned(folder: str | os.PathLike[str]) -> None:
+    """Remove the hidden files that killed processes have left in a folder; best done before a run.
+
+    What a living process is writing is locked, and stays. On Windows, and on file systems without
+    locks, nothing is removed.
+    """
+    if sys.platform == "win32":
+        return
+    for path in Path(folder).glob(f".localize-{'[0-9a-f]' * 16}.tmp"):
+        with suppress(OSError):
+            # Neither a link's target nor, should somebody have put one there, a pipe.
+            lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(lock)
+
+
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Make a folder where there is none, and see that files can be written into it.
+
+    Raises OutputError when not.
+    """
+    name = os.fsdecode(folder)
+    try:
+        os.makedirs(name or ".", exist_ok=True)
+        with tempfile.TemporaryFile(dir=name or "."):
+            pass
+    except FileExistsError as error:
+        raise OutputError(f"cannot write to {display_name(name)}: it is not a folder") from error
+    except (OSError, ValueError) as error:
+        reason = _os_reason(error) if isinstance(error, OSError) else str(error)
+        raise OutputError(f"cannot write to {display_name(name)}: {reason}") from error
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -601,6 +695,19 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_bytes(path, f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
+SIGNATURE = "localize"
+"""Stands in the PNG files that `write_image` writes, as the software that made them."""
+
+
+def is_written_here(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a PNG that `write_image` wrote; False for what cannot be read."""
+    try:
+        with _opened(os.fsdecode(path)) as file:
+            return f"Software\0{SIGNATURE}".encode() in file.read(128)
+    except (OSError, ImageError):
+        return False
+
+
 def write_image(path: str | os.PathLike[str], image: Image.Image) -> None:
     """Write a PIL image, whole or not at all, as PNG, JPEG or WebP by the ending of the name.
 
@@ -609,9 +716,11 @@ def write_image(path: str | os.PathLike[str], image: Image.Image) -> None:
     suffix = os.path.splitext(os.fsdecode(path))[1].lower()
     if suffix not in _WRITERS:
         raise OutputError(f"cannot write {display_name(path)}: use .png, .jpg or .webp")
-    data = BytesIO()
+    data, signed = BytesIO(), PngImagePlugin.PngInfo()
+    signed.add_text("Software", SIGNATURE)
+    options: dict[str, Any] = {"pnginfo": signed} if suffix == ".png" else {"quality": 90}
     try:
-        image.save(data, _WRITERS[suffix], quality=90)
+        image.save(data, _WRITERS[suffix], **options)
     except (OSError, ValueError) as error:
         raise OutputError(f"cannot write {display_name(path)}: {error}") from error
     write_bytes(path, data.getvalue())
