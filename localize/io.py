@@ -446,6 +446,10 @@ def _in_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, tuple[str
 
 # Arrays -----------------------------------------------------------------------------------------
 
+ROUNDING = 1e-3
+"""Floating-point pixels this little outside [0, 1] are inside but for rounding, or for the ringing
+of a resize."""
+
 _CHANNELS = (1, 3, 4)
 _SHAPES = "(H, W), (H, W, 1), (H, W, 3), (H, W, 4) or (3, H, W)"
 
@@ -454,9 +458,7 @@ def _from_array(source: Any) -> Pixels:
     """A new uint8 (H, W, 3) from an array or tensor."""
     is_tensor = hasattr(source, "detach") and hasattr(source, "cpu")
     if is_tensor:
-        tensor = source.detach().cpu()
-        # NumPy has no bfloat16.
-        source = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        source = _tensor_as_array(source)
     if not isinstance(source, np.ndarray):
         raise TypeError(
             "an image must be a path, bytes, a PIL image, a NumPy array or a torch tensor, "
@@ -466,6 +468,19 @@ def _from_array(source: Any) -> Pixels:
     if pixels.shape[2] == 4:
         return _pixels(_rgb(Image.fromarray(pixels))[0])
     return np.require(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), requirements=["C", "W"])
+
+
+def _tensor_as_array(tensor: Any) -> npt.NDArray[Any]:
+    try:
+        tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+        # NumPy has no bfloat16.
+        array: npt.NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        return array
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise TypeError(
+            "the tensor of an image must be dense and hold numbers, which "
+            f"{tensor.dtype} in layout {tensor.layout} on {tensor.device} does not"
+        ) from error
 
 
 def _channels_last(array: npt.NDArray[Any], prefer_first: bool) -> npt.NDArray[Any]:
@@ -498,8 +513,8 @@ def _as_uint8(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     low, high = float(array.min()), float(array.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("pixels must be finite; some are NaN or infinite")
-    if array.dtype.kind == "f" and low >= 0 and high <= 1:
-        return (array.astype(np.float32) * 255).round().astype(np.uint8)
+    if array.dtype.kind == "f" and low >= -ROUNDING and high <= 1 + ROUNDING:
+        return (array.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8)
     if low >= 0 and high <= 255 and np.array_equal(array, np.floor(array)):
         return array.astype(np.uint8)
     raise ValueError(
@@ -610,8 +625,12 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         reason = f"{display_name(folder)} is not a folder"
         raise OutputError(f"cannot write {display_name(target)}: {reason}") from error
     except (OSError, ValueError) as error:
-        reason = _os_reason(error) if isinstance(error, OSError) else str(error)
-        raise OutputError(f"cannot write {display_name(target)}: {reason}") from error
+        raise _unwritable(display_name(target), error) from error
+
+
+def _unwritable(what: str, error: OSError | ValueError) -> OutputError:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return OutputError(f"cannot write {what}: {(reason or str(error)).lower()}")
 
 
 def _replace(folder: str, target: str, data: bytes) -> None:
@@ -675,11 +694,8 @@ def make_folder(folder: str | os.PathLike[str]) -> None:
         os.makedirs(name or ".", exist_ok=True)
         with tempfile.TemporaryFile(dir=name or "."):
             pass
-    except FileExistsError as error:
-        raise OutputError(f"cannot write to {display_name(name)}: it is not a folder") from error
     except (OSError, ValueError) as error:
-        reason = _os_reason(error) if isinstance(error, OSError) else str(error)
-        raise OutputError(f"cannot write to {display_name(name)}: {reason}") from error
+        raise _unwritable(f"to {display_name(name)}", error) from error
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -731,7 +747,7 @@ def write_image(path: str | os.PathLike[str], image: Image.Image) -> None:
 
 def display_name(path: str | os.PathLike[str]) -> str:
     """A path as one line of printable text: line breaks, control and undecodable bytes escaped."""
-    return printable(os.fsdecode(path))
+    return printable(os.fsdecode(path)) or "''"
 
 
 def printable(text: str) -> str:

@@ -49,10 +49,21 @@ BANK = tuple(
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the user asks for. `label` is what results call it, `texts` what the encoder reads."""
+    """What the user asks for. `label` is what results call it, `texts` what the encoder reads.
+
+    Raises TypeError for what is no text and ValueError where there is none or a blank one.
+    """
 
     label: str
     texts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.texts, str) or not all(
+            isinstance(text, str) for text in (self.label, *self.texts)
+        ):
+            raise TypeError(f"a Prompt must be a label and a tuple of texts, not {self}")
+        if not self.texts or not all(text.strip() for text in self.texts):
+            raise ValueError(f"the texts of the prompt {self.label!r} must be words, none blank")
 
 
 def as_prompt(prompt: str | Prompt) -> Prompt:
@@ -104,7 +115,7 @@ class PromptEmbedder:
         if new:
             embeddings = self._encoder.encode_prompts(new)
             check_prompt_embeddings(self._encoder, embeddings, len(new))
-            self._known.update(zip(new, embeddings.float().cpu(), strict=True))
+            self._known.update(zip(new, embeddings.detach().float().cpu(), strict=True))
         means = [
             torch.stack([self._known[text] for text in prompt.texts]).mean(0) for prompt in prompts
         ]

@@ -70,6 +70,7 @@ def load_checkpoint(name: str | os.PathLike[str]) -> Checkpoint:
     Raises CheckpointError.
     """
     folder = find_folder(name)
+    _check_files(folder)
     config = _read_config(folder)
     _check_weights(folder)
     with _quiet_transformers():
@@ -94,8 +95,10 @@ def load_checkpoint(name: str | os.PathLike[str]) -> Checkpoint:
 def find_folder(name: str | os.PathLike[str]) -> Path:
     """The local folder of a checkpoint, downloaded first if `name` is a hub id.
 
-    Raises CheckpointError where there is none.
+    Raises CheckpointError where there is none, and TypeError for what is no name.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(f"a model must be a folder, a hub id or {EMBEDDED!r}, not {name!r}")
     if str(name) == EMBEDDED:
         if not (EMBEDDED_FOLDER / "config.json").is_file():
             raise CheckpointError(
@@ -155,6 +158,21 @@ def _download(name: str) -> Path:
         ) from error
 
 
+def _check_files(folder: Path) -> None:
+    """Refuse what would never end to be read, and what would bring in another model's weights."""
+    try:
+        for path in sorted(folder.iterdir()):
+            if not (path.is_file() or path.is_dir()):
+                raise CheckpointError(f"{path} is no plain file; remove it from the checkpoint")
+            if path.name == "adapter_config.json":
+                raise CheckpointError(
+                    f"{folder} holds an adapter and no whole model; merge it into its model and "
+                    f"save that, or {ADVICE}"
+                )
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read ({error.strerror}); {ADVICE}") from error
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     """The checkpoint's config.json, without the entries that could bring in foreign code."""
     path = folder / "config.json"
@@ -162,7 +180,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} holds no config.json, so it is no checkpoint; {ADVICE}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON ({first_sentence(error)})") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{path} names no model_type, so it is no checkpoint; {ADVICE}")
@@ -281,7 +299,7 @@ def _read_negatives(path: Path) -> list[str] | None:
         return None
     try:
         negatives = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         negatives = None
     if not isinstance(negatives, list) or not all(isinstance(text, str) for text in negatives):
         raise CheckpointError(f"{path} is not a JSON list of texts; correct or remove it")

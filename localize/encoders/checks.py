@@ -6,6 +6,7 @@ Knows the `Encoder` protocol; must not know any particular encoder.
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -26,19 +27,26 @@ def check_encoder(encoder: Any) -> None:
             "to load one by its name use Localizer.from_pretrained"
         )
     for member, (count, least, wanted) in _NUMBERS.items():
+        value = getattr(encoder, member)
         try:
-            values = torch.tensor(getattr(encoder, member), dtype=torch.float64).reshape(-1)
+            values = torch.as_tensor(value, dtype=torch.float64).detach().reshape(-1)
             right = len(values) == count and bool((values.isfinite() & (values > least)).all())
         except (TypeError, ValueError, RuntimeError):
             right = False
-        if not right:
-            raise ValueError(f"{name}.{member} must be {wanted}, not {getattr(encoder, member)!r}")
+        if not right or (member == "image_size" and not isinstance(value, Integral)):
+            raise ValueError(f"{name}.{member} must be {wanted}, not {value!r}")
+    if not isinstance(getattr(encoder, "device", torch.device("cpu")), torch.device):
+        raise TypeError(f"{name}.device must be a torch.device, not {encoder.device!r}")
+    if getattr(encoder, "interpolation", "bicubic") not in ("bicubic", "bilinear"):
+        raise ValueError(
+            f'{name}.interpolation must be "bicubic" or "bilinear", not {encoder.interpolation!r}'
+        )
 
 
 _MEMBERS = ("image_size", "mean", "std", "logit_scale", "encode_crops", "encode_prompts")
 # How many numbers a member holds, what they must exceed, and how that is said.
 _NUMBERS = {
-    "image_size": (1, 0, "a positive number of pixels"),
+    "image_size": (1, 0, "a whole number of pixels"),
     "mean": (3, -math.inf, "three finite numbers"),
     "std": (3, 0, "three positive numbers"),
     "logit_scale": (1, 0, "a positive number"),
