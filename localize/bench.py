@@ -73,13 +73,14 @@ def bench(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    compile: bool = False,
     photos: str | None = None,
     seconds: float = 30.0,
     quick: bool = False,
 ) -> dict[str, Any]:
     """Measure everything in one run; returns plain data, ready for JSON and for `table`.
 
-    model: a name in SIZES for random weights, or what `load_encoder` takes.
+    model: a name in SIZES for random weights, or what `load_encoder` takes, as it does `compile`.
     photos: a folder of pictures; without one, 100 JPEG files of 640 x 480 are written for the run.
     seconds: rounds go on for at least this long, and never fewer than five.
     quick: one round and few files; figures to look at, not to believe.
@@ -90,7 +91,9 @@ def bench(
     rounds, seconds = (1, 0.0) if quick else (MIN_ROUNDS, seconds)
     with tempfile.TemporaryDirectory() as folder, _own_cache(Path(folder) / "cache"):
         files = _photos(photos, Path(folder), NUM_FILES_QUICK if quick else NUM_FILES)
-        encoder = HuggingFaceEncoder(_checkpoint(model), device=device, dtype=dtype)
+        encoder = HuggingFaceEncoder(
+            _checkpoint(model), device=device, dtype=dtype, compile=compile
+        )
         localizer = Localizer(encoder)
         pixels = make_photo(0)
         encoded = localizer.encode(pixels)
@@ -103,7 +106,8 @@ def bench(
         "model": model,
         "device": str(encoder.device),
         "dtype": str(encoder.dtype).removeprefix("torch."),
-        "batch_size": localizer.options.batch_size,
+        "compiled": compile,
+        "batch_size": localizer.batch_size,
         "crops": encoded.num_crops,
         "rounds": len(times["encode"]),
         "photos": len(files),
@@ -187,7 +191,7 @@ def _contestants(
     plain.model.to(encoder.device)
     picture = Image.fromarray(pixels)
     windows = _whole_pixels(encoded.boxes)
-    size, processor = localizer.options.batch_size, plain.image_processor
+    size, processor = localizer.batch_size, plain.image_processor
 
     def finished(run: Callable[[], object]) -> Callable[[], None]:
         def run_and_wait() -> None:
@@ -261,7 +265,7 @@ def _ready_batches(
     crops = crops_of(
         pixels, encoded.grids, encoder.mean, encoder.std, encoder.interpolation, encoder.device
     )
-    return list(batches(crops, localizer.options.batch_size))
+    return list(batches(crops, localizer.batch_size))
 
 
 def _whole_pixels(boxes: npt.NDArray[np.float32]) -> list[tuple[int, int, int, int]]:
@@ -298,7 +302,7 @@ def _time_files(localizer: Localizer, files: list[Path]) -> tuple[dict[str, list
     of crops a photo.
     """
     encoder: Any = localizer.encoder
-    side, size = encoder.image_size, localizer.options.batch_size
+    side, size = encoder.image_size, localizer.batch_size
     full = torch.randn(size, 3, side, side, device=encoder.device)
 
     def encode_full() -> None:

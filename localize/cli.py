@@ -92,7 +92,7 @@ def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         action="extend",
         required=True,
         metavar="PROMPT",
-        help="what to look for, in words",
+        help="what to look for, in words; one that begins with a dash: --prompt=-word",
     )
     detect.add_argument(
         "-o", "--output", default="localize-out", metavar="DIR", help="default: %(default)s"
@@ -167,6 +167,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="auto", help="auto, float32, bfloat16, float16; default: auto"
     )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the image encoder first: a minute or so, for faster crops afterwards",
+    )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
 
 
@@ -213,7 +218,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=defaults.batch_size,
         metavar="N",
-        help="crops through the encoder at once; default: %(default)s",
+        help="crops through the encoder at once; default: 32, on CUDA 256",
     )
     parser.add_argument(
         "--max-pixels",
@@ -427,7 +432,11 @@ def _localizer(parsed: argparse.Namespace, options: Options) -> Localizer:
     from localize.localizer import Localizer
 
     return Localizer.from_pretrained(
-        parsed.model, device=parsed.device, dtype=parsed.dtype, options=options
+        parsed.model,
+        device=parsed.device,
+        dtype=parsed.dtype,
+        compile=parsed.compile,
+        options=options,
     )
 
 
@@ -525,6 +534,7 @@ def _bench(parsed: argparse.Namespace) -> int:
         parsed.model,
         device=parsed.device,
         dtype=parsed.dtype,
+        compile=parsed.compile,
         photos=parsed.photos,
         seconds=parsed.seconds,
         quick=parsed.quick,

@@ -108,14 +108,16 @@ class Localizer:
         *,
         device: str = "auto",
         dtype: str = "auto",
+        compile: bool = False,
         options: Options = Options(),  # noqa: B008
     ) -> Localizer:
         """Load a checkpoint: a Hugging Face hub id, a local folder, or "emoji".
 
         device: "auto", "cpu", "cuda", "mps", ... dtype: "auto", "float32", "bfloat16", "float16".
+        compile: compile the image encoder first; see `HuggingFaceEncoder`.
         Raises encoders.CheckpointError, in one sentence, when it cannot be loaded.
         """
-        return cls(load_encoder(model, device=device, dtype=dtype), options)
+        return cls(load_encoder(model, device=device, dtype=dtype, compile=compile), options)
 
     @property
     def model(self) -> str:

@@ -6,7 +6,9 @@ Knows their names, ranges and defaults; knows nothing of the parts that read the
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 MAX_PIXELS = 500_000_000
 """Pixels of the largest picture that is read unless the user raises the limit: 1.5 GB as an array,
@@ -26,10 +28,11 @@ class Options:
     boxes: how boxes are cut out of a map. "contrast": at many thresholds, keeping those that stand
         out from their surroundings; "threshold": at half the map's maximum.
     negatives: words that prompts are scored against, besides the encoder's own bank.
-    batch_size: crops that go through the image encoder at once.
+    batch_size: crops that go through the image encoder at once; None: as many as suit the device,
+        see `encoders.device.choose_batch_size`.
     max_pixels: larger pictures are refused before memory is taken for them.
 
-    Raises ValueError naming the field and its range.
+    Raises ValueError naming the field and its range, and TypeError for what is of another type.
     """
 
     scales: tuple[float, ...] = (1.0, 0.63, 0.4, 0.25)
@@ -37,10 +40,11 @@ class Options:
     threshold: float = 0.08
     boxes: str = "contrast"
     negatives: tuple[str, ...] = ()
-    batch_size: int = 32
+    batch_size: int | None = None
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
+        self._check_types()
         if any(not (math.isfinite(scale) and scale > 0) for scale in self.scales):
             raise ValueError(
                 f"scales must be positive numbers (up to 1: fractions of the short side, "
@@ -52,9 +56,25 @@ class Options:
             raise ValueError(f"threshold must be in [0, 1], not {self.threshold}")
         if self.boxes not in ("contrast", "threshold"):
             raise ValueError(f'boxes must be "contrast" or "threshold", not {self.boxes!r}')
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
         if self.max_pixels < 1:
             raise ValueError(f"max_pixels must be at least 1, not {self.max_pixels}")
         if any(not word.strip() for word in self.negatives):
             raise ValueError("negatives must be words; one of them is blank")
+
+    def _check_types(self) -> None:
+        """Raise TypeError where a field is no number, or no sequence of what it should hold."""
+        for name in ("stride", "threshold", "max_pixels", "batch_size"):
+            value = getattr(self, name)
+            kind = Real if name in ("stride", "threshold") else Integral
+            if not isinstance(value, kind) and not (name == "batch_size" and value is None):
+                wanted = "a number" if kind is Real else "a whole number"
+                raise TypeError(f"{name} must be {wanted}, not {value!r}")
+        for name, kind in (("scales", Real), ("negatives", str)):
+            values = getattr(self, name)
+            if isinstance(values, str) or not isinstance(values, Iterable):
+                raise TypeError(f"{name} must be a tuple, not {values!r}")
+            if not all(isinstance(value, kind) for value in values):
+                wanted = "numbers" if kind is Real else "words"
+                raise TypeError(f"{name} must hold {wanted} only, not {values!r}")

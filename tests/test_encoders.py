@@ -20,6 +20,11 @@ from localize.encoders import (
     check_prompt_embeddings,
     load_encoder,
 )
+from localize.encoders.device import (
+    ExactConvolutions,
+    _convolution_setting,
+    choose_batch_size,
+)
 from localize.encoders.text_cache import TextCache
 
 TEXTS = ["a cat", "a photo of a dog in the grass", "", "a cat", "sky."]
@@ -161,6 +166,32 @@ def test_many_crops_are_encoded_as_each_by_itself(
     torch.testing.assert_close(embeddings, torch.cat([each for each, _ in alone]))
     if tokens is not None:
         torch.testing.assert_close(tokens, torch.cat([each for _, each in alone]))
+
+
+def test_float32_is_not_rounded_to_tf32_while_crops_are_encoded(folders: dict[str, Path]) -> None:
+    encoder = load(folders["clip"])
+    where, name, exact = _convolution_setting()
+    before, seen = getattr(where, name), []
+    convolution = encoder._model.vision_model.embeddings.patch_embedding
+    convolution.register_forward_hook(lambda *_: seen.append(getattr(where, name)))
+    encoder.encode_crops(as_crops(picture(), encoder))
+    assert seen == [exact]
+    assert getattr(where, name) == before
+
+
+def test_convolutions_stay_exact_until_the_last_thread_has_left() -> None:
+    where, name, exact = _convolution_setting()
+    before, context = getattr(where, name), ExactConvolutions()
+    with context:
+        with context:
+            assert getattr(where, name) == exact
+        assert getattr(where, name) == exact
+    assert getattr(where, name) == before
+
+
+def test_a_gpu_gets_larger_batches_than_a_cpu() -> None:
+    cpu, cuda = (choose_batch_size(torch.device(name)) for name in ("cpu", "cuda"))
+    assert 1 <= cpu < cuda
 
 
 def test_crops_of_another_size_are_refused(folders: dict[str, Path]) -> None:

@@ -144,6 +144,11 @@ def test_the_same_input_gives_the_same_result_on_every_run(localizer):
     assert (first.maps == second.maps).all()
 
 
+def test_batches_suit_the_device_unless_the_user_says_how_large():
+    assert Localizer(ColourEncoder()).batch_size == 32
+    assert Localizer(ColourEncoder(), Options(batch_size=5)).batch_size == 5
+
+
 class CrampedEncoder(ColourEncoder):
     """Runs out of memory with more than 4 crops at once, as a small GPU does."""
 

@@ -29,14 +29,16 @@ def load_encoder(
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    compile: bool = False,
 ) -> Encoder:
     """Load an encoder by name: ``"emoji"`` (shipped), a local folder, or a Hugging Face hub id.
 
     `device` is ``"auto"`` (CUDA, MPS, else CPU) or a torch device; `dtype` is ``"auto"`` (bfloat16
     where the hardware has it, else float32), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    `compile` is for `HuggingFaceEncoder`.
 
     Raises CheckpointError (a ValueError) for a checkpoint that is missing, incomplete, damaged,
     pickled, in need of custom code, or no dual encoder, and ValueError for an impossible device or
     dtype.
     """
-    return HuggingFaceEncoder.from_pretrained(name, device=device, dtype=dtype)
+    return HuggingFaceEncoder.from_pretrained(name, device=device, dtype=dtype, compile=compile)

@@ -5,9 +5,15 @@ Knows torch's backends; must not know models or checkpoints.
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+CPU_BATCH, CUDA_BATCH = 32, 256
+"""Crops at once: enough to keep the device busy, few enough for its memory."""
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -52,6 +58,52 @@ def choose_dtype(
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"dtype {str(dtype)!r} cannot be computed on device {device}") from error
     return chosen
+
+
+def choose_batch_size(device: torch.device) -> int:
+    """Crops that go through an image encoder at once where the user has not said how many."""
+    return CUDA_BATCH if device.type == "cuda" else CPU_BATCH
+
+
+class ExactConvolutions:
+    """A context in which convolutions of float32 are computed in float32.
+
+    On CUDA torch rounds their inputs to TF32 (10 bits of mantissa in place of 23) unless it is told
+    not to. The setting is one for the whole process: it is put back once the last thread has left
+    the context. Matrix products are in float32 by torch's default and are left as the user set them
+    (``torch.set_float32_matmul_precision``).
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            where, name, exact = _convolution_setting()
+            if self._inside == 0:
+                self._before = getattr(where, name)
+                setattr(where, name, exact)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            where, name, _exact = _convolution_setting()
+            self._inside -= 1
+            if self._inside == 0:
+                setattr(where, name, self._before)
+
+
+exact_convolutions = ExactConvolutions()
+
+
+def _convolution_setting() -> tuple[Any, str, Any]:
+    """The object and attribute that allow TF32 in convolutions, and the value that forbids it."""
+    convolutions = getattr(torch.backends.cudnn, "conv", None)
+    if hasattr(convolutions, "fp32_precision"):  # torch 2.9 and later
+        return convolutions, "fp32_precision", "ieee"
+    return torch.backends.cudnn, "allow_tf32", False
 
 
 def _has_native_bfloat16(device: torch.device) -> bool:

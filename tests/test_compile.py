@@ -1,0 +1,52 @@
+"""A compiled image tower is the same tower, or is refused in one sentence."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import SIZE, tiny_checkpoint
+
+from localize.encoders import load_encoder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCALIZE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++", "cl"))), reason="compiling needs a C++ compiler"
+)
+def test_a_compiled_tower_embeds_as_the_tower_itself_whatever_the_number_of_crops(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localize.encoders.hugging_face.COMPILED_BATCH", 4)
+    plain = load_encoder(folder, device="cpu", dtype="float32")
+    compiled = load_encoder(folder, device="cpu", dtype="float32", compile=True)
+    crops = torch.randn(7, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    for count in (1, 4, 7):
+        embeddings, tokens = compiled.encode_crops(crops[:count])
+        expected_embeddings, expected_tokens = plain.encode_crops(crops[:count])
+        torch.testing.assert_close(embeddings, expected_embeddings, atol=1e-4, rtol=0)
+        torch.testing.assert_close(tokens, expected_tokens, atol=1e-4, rtol=0)
+
+
+def test_where_compiling_fails_it_is_said_in_one_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch._inductor.config as inductor
+
+    torch.compiler.reset()
+    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(inductor, "force_disable_caches", True)
+    with pytest.raises(ValueError, match="cannot be compiled here") as refused:
+        load_encoder(folder, device="cpu", dtype="float32", compile=True)
+    assert "\n" not in str(refused.value)
