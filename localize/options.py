@@ -65,16 +65,16 @@ class Options:
 
     def _check_types(self) -> None:
         """Raise TypeError where a field is no number, or no sequence of what it should hold."""
-        for name in ("stride", "threshold", "max_pixels", "batch_size"):
+        for name in ("stride", "threshold"):
+            if not isinstance(getattr(self, name), Real):
+                raise TypeError(f"{name} must be a number, not {getattr(self, name)!r}")
+        for name in ("max_pixels", "batch_size"):
             value = getattr(self, name)
-            kind = Real if name in ("stride", "threshold") else Integral
-            if not isinstance(value, kind) and not (name == "batch_size" and value is None):
-                wanted = "a number" if kind is Real else "a whole number"
-                raise TypeError(f"{name} must be {wanted}, not {value!r}")
-        for name, kind in (("scales", Real), ("negatives", str)):
+            if not isinstance(value, Integral) and not (name == "batch_size" and value is None):
+                raise TypeError(f"{name} must be a whole number, not {value!r}")
+        for name, kind, wanted in (("scales", Real, "numbers"), ("negatives", str, "words")):
             values = getattr(self, name)
             if isinstance(values, str) or not isinstance(values, Iterable):
-                raise TypeError(f"{name} must be a tuple, not {values!r}")
+                raise TypeError(f"{name} must be a tuple of {wanted}, not {values!r}")
             if not all(isinstance(value, kind) for value in values):
-                wanted = "numbers" if kind is Real else "words"
                 raise TypeError(f"{name} must hold {wanted} only, not {values!r}")
