@@ -40,7 +40,7 @@ def test_windows_run_from_border_to_border_in_steps_no_longer_than_the_stride(
                 assert len(starts) == 1
             else:
                 assert starts[-1] + grid.side == length
-                assert 0 < np.diff(starts).min()
+                assert np.diff(starts).min() > 0
                 assert np.diff(starts).max() <= math.ceil(stride * grid.side) + 1
 
 
@@ -169,7 +169,9 @@ things = st.tuples(*(st.integers(0, 100) for _ in range(4)))
 
 def painted(width: int, height: int, thing: tuple[int, int, int, int]) -> np.ndarray:
     """A grey picture with a red rectangle of at least a fifth of each side."""
-    left, top = (place * side * 0.8 / 100 for place, side in zip(thing, (width, height)))
+    left, top = (
+        place * side * 0.8 / 100 for place, side in zip(thing[:2], (width, height), strict=True)
+    )
     right = left + width * 0.2 + (width * 0.8 - left) * thing[2] / 200
     bottom = top + height * 0.2 + (height * 0.8 - top) * thing[3] / 200
     pixels = np.full((height, width, 3), 128, np.uint8)
