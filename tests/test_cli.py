@@ -1,8 +1,11 @@
 """The command line: outputs, exit codes and clear errors, with a small real checkpoint."""
 
+import io
 import json
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -152,6 +155,100 @@ def test_overlays_of_an_earlier_run_are_not_taken_for_photos(photos, checkpoint)
     before = sorted(photos.rglob("*"))
     detect(*arguments)
     assert sorted(photos.rglob("*")) == before
+
+
+def test_a_picture_of_the_users_own_is_never_written_over(photos, tmp_path, checkpoint, capsys):
+    mine = photos / "b.png.boxes.png"
+    mine.write_bytes((photos / "a photo.jpg").read_bytes())
+    before = mine.read_bytes()
+    assert detect(photos, *PROMPTS, "--model", checkpoint, "-o", photos) == 2
+    assert f"{mine} is an image to be read" in capsys.readouterr().err
+    assert mine.read_bytes() == before
+    assert detect(photos, *PROMPTS, "--model", checkpoint, "-o", tmp_path / "out") == 0
+
+
+def test_a_picture_whose_output_has_too_long_a_name_is_named_and_the_others_are_done(
+    photos, tmp_path, checkpoint, capsys
+):
+    long = photos / ("x" * 250 + ".png")
+    long.write_bytes((photos / "b.png").read_bytes())
+    output = tmp_path / "out"
+    assert detect(photos, *PROMPTS, "--model", checkpoint, "-o", output) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert long.name in said
+    assert "too long" in said
+    assert len(list(output.rglob("*.json"))) == 3
+
+
+def test_resume_makes_what_an_earlier_run_was_not_asked_for(photos, tmp_path, checkpoint):
+    arguments = [photos / "b.png", "-p", "a cat", "--model", checkpoint, "-o", tmp_path]
+    detect(*arguments)
+    detect(*arguments, "--resume", "--heatmaps")
+    assert (tmp_path / "b.png.1-a-cat.heatmap.png").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{", "[" * 100_000, "\0"])
+def test_resume_does_again_what_left_a_damaged_file(photos, tmp_path, checkpoint, content):
+    arguments = [photos / "b.png", "-p", "a cat", "--model", checkpoint, "-o", tmp_path]
+    (tmp_path / "b.png.json").write_text(content)
+    (tmp_path / "b.png.boxes.png").touch()
+    assert detect(*arguments, "--resume") == 0
+    assert json.loads((tmp_path / "b.png.json").read_text())["prompts"] == ["a cat"]
+
+
+def test_prompts_of_any_characters_are_printed_where_the_terminal_lacks_them(
+    photos, tmp_path, checkpoint, monkeypatch
+):
+    odd = ["猫", "🐱", "\x1b[31mred", "undecodable \udcff", "two\nlines"]
+    stdout = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    arguments = [photos / "b.png", "-p", *odd, "--model", checkpoint, "-o", tmp_path]
+    assert detect(*arguments, "--heatmaps") == 0
+    printed = stdout.buffer.getvalue().decode("ascii")
+    assert len(printed.splitlines()) == 1 + len(odd)
+    assert "\x1b" not in printed
+    assert json.loads((tmp_path / "b.png.json").read_text("utf-8"))["prompts"] == odd
+    assert len(list(tmp_path.glob("*.heatmap.png"))) == len(odd)
+
+
+def test_a_closed_stdout_or_stderr_is_no_error(photos, tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert detect(photos, *PROMPTS, "--model", checkpoint, "-o", tmp_path / "out") == 0
+    monkeypatch.setattr(sys, "stderr", None)
+    (photos / "c.png").touch()
+    assert detect(photos, *PROMPTS, "--model", checkpoint, "-o", tmp_path / "out") == 1
+
+
+def test_a_prompt_that_is_cut_is_said_in_one_line_and_not_at_all_when_quiet(
+    photos, tmp_path, checkpoint, capsys
+):
+    arguments = [photos, "-p", "a very long prompt " * 50, "--model", checkpoint, "-o", tmp_path]
+    assert detect(*arguments) == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("localize: prompts over 40 tokens are cut")
+    assert detect(*arguments, "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_running_a_command_from_python_leaves_signals_and_limits_as_they_were(
+    photos, tmp_path, checkpoint
+):
+    def own(*_):
+        raise AssertionError("nobody sent a signal")
+
+    before, limit = signal.signal(signal.SIGTERM, own), Image.MAX_IMAGE_PIXELS
+    try:
+        detect(photos / "b.png", *PROMPTS, "--model", checkpoint, "-o", tmp_path, "--quiet")
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_command_may_be_run_from_any_thread(photos, tmp_path, checkpoint):
+    arguments = [photos / "b.png", *PROMPTS, "--model", checkpoint, "-o", tmp_path, "--quiet"]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(detect, *arguments).result() == 0
 
 
 def test_help_loads_neither_torch_nor_numpy():

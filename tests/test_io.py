@@ -394,6 +394,30 @@ def test_the_limit_on_pixels_is_the_callers() -> None:
     assert "limit of 959" in refusal(Image.open(BytesIO(data)), max_pixels=959)
 
 
+def icon(side: int) -> bytes:
+    """An ICO file that says it holds 16 x 16 pixels and holds a larger PNG file."""
+    inside = encoded(Image.new("1", (side, side)), "PNG")
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inside), 22)
+    return b"\0\0\1\0\1\0" + entry + inside
+
+
+def test_an_icon_with_a_larger_picture_than_it_says_is_held_to_the_limit() -> None:
+    assert "200 x 200 pixels are more than the limit" in refusal(icon(200), max_pixels=30_000)
+    with io.pillow_limit(30_000):
+        message = refusal(icon(200), max_pixels=30_000)
+    assert "raise max_pixels and PIL.Image.MAX_IMAGE_PIXELS" in message
+
+
+def test_a_raised_limit_holds_for_formats_that_pillow_limits_itself() -> None:
+    strip = encoded(Image.new("L", (300, 200)), "TIFF", strip_size=10**9)
+    before = Image.MAX_IMAGE_PIXELS
+    with io.pillow_limit(50_000):
+        assert "more than the limit" in refusal(strip)
+    with io.pillow_limit(70_000):
+        assert io.read_image(strip).pixels.shape == (200, 300, 3)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
 def test_reading_leaves_pillows_own_limit_and_the_warning_filters_alone() -> None:
     limit, filters = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
     io.read_image(encoded(Image.fromarray(CORNERS), "PNG"))
@@ -467,6 +491,10 @@ def test_reading_ahead_takes_no_more_than_a_few_pictures_that_nobody_asked_for()
         CORNERS.transpose(2, 0, 1),
         np.asfortranarray(CORNERS),
         CORNERS.repeat(2, axis=1)[:, ::2],
+        CORNERS[::-1, ::-1][::-1, ::-1],
+        CORNERS.astype(">u2") * 257,
+        CORNERS.astype(np.float64) / 255 * 1.0005 - 1e-4,
+        np.ma.masked_array(CORNERS, CORNERS > 5),
         torch.from_numpy(CORNERS),
         torch.from_numpy(CORNERS).permute(2, 0, 1).float() / 255,
         torch.from_numpy(CORNERS).permute(2, 0, 1).double().requires_grad_() / 255,
@@ -534,6 +562,20 @@ def test_what_is_no_image_is_a_type_error_that_says_what_is(source: object) -> N
         io.read_image(source)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.empty(3, 5, 5, device="meta"),
+        torch.zeros(5, 5).to_sparse(),
+        torch.zeros(3, 5, 5, dtype=torch.complex64).conj(),
+    ],
+    ids=["meta", "sparse", "complex"],
+)
+def test_tensors_that_hold_no_pixels_are_type_errors(tensor: torch.Tensor) -> None:
+    with pytest.raises(TypeError, match="must be"):
+        io.read_image(tensor)
+
+
 # Finding pictures -------------------------------------------------------------------------------
 
 
@@ -590,6 +632,20 @@ def test_inputs_that_give_nothing_are_named_and_the_others_found(album: Path) ->
     paths, problems = io.find_images([album])
     assert names(paths) == ["a.PNG", "b.jpg", "c.webp"]
     assert problems == [f"cannot read {album}/folder.jpg: it is a folder"]
+
+
+def test_links_that_lead_round_in_circles_are_not_followed(album: Path) -> None:
+    for name in ("round", "and round"):
+        (album / "sub" / name).symlink_to(album)
+    (album / "self.png").symlink_to("self.png")
+    assert names(io.find_images([f"{album}/**/*.webp"])[0]) == ["c.webp"]
+    assert names(io.find_images([album])[0]) == ["a.PNG", "b.jpg", "self.png", "c.webp"]
+    assert "symbolic links" in refusal(album / "self.png")
+
+
+def test_a_glob_leaves_hidden_files_out_unless_it_names_them(album: Path) -> None:
+    assert names(io.find_images([f"{album}/*.png"])[0]) == []
+    assert names(io.find_images([f"{album}/.*.png"])[0]) == [".hidden.png"]
 
 
 ODD_NAMES = [
@@ -745,3 +801,47 @@ def test_two_processes_writing_the_same_file_leave_a_whole_one(tmp_path: Path) -
     assert [process.wait() for process in both] == [0, 0]
     assert path.read_bytes() == bytes([19]) * 3_000_000
     assert list(tmp_path.iterdir()) == [path]
+
+
+WRITER = """
+import os, sys, time
+from localize import io
+os.fsync = lambda _: (print("writing", flush=True), time.sleep(600))
+io.write_bytes(sys.argv[1], b"data")
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    io.write_bytes(tmp_path / "finished", b"data")
+    (tmp_path / ".localize-notes.tmp").write_text("mine")
+    kept = sorted(tmp_path.iterdir())
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path / name)], stdout=subprocess.PIPE
+        )
+        for name in ("one", "two")
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+    assert len(list(tmp_path.iterdir())) == len(kept) + 2
+    io.remove_abandoned(tmp_path)
+    assert len(list(tmp_path.iterdir())) == len(kept) + 2
+    for number, writer in enumerate(writers, 1):
+        writer.kill()
+        writer.communicate()
+        io.remove_abandoned(tmp_path)
+        assert len(list(tmp_path.iterdir())) == len(kept) + 2 - number
+    assert sorted(tmp_path.iterdir()) == kept
+    io.remove_abandoned(tmp_path / "no such folder")
+
+
+def test_only_pictures_that_were_written_here_are_known_as_such(tmp_path: Path) -> None:
+    io.write_image(tmp_path / "ours.png", Image.fromarray(CORNERS))
+    Image.fromarray(CORNERS).save(tmp_path / "theirs.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    known = [io.is_written_here(tmp_path / f"{name}.png") for name in ("ours", "theirs", "pipe")]
+    assert known == [True, False, False]
+    assert not io.is_written_here(tmp_path / "missing.png")
