@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import logging
+import os
 import pickle
 import shutil
 import socket
@@ -109,6 +110,34 @@ def test_truncated_weights_are_named(folder: Path, kept: int) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:kept])
     assert f"{weights} is cut off or damaged" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "vocab.json"])
+def test_a_pipe_or_device_in_a_checkpoint_is_not_waited_for(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert f"{folder / name} is no plain file" in refusal(folder)
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    assert f"{folder / name} is no plain file" in refusal(folder)
+
+
+def test_an_adapter_that_would_bring_in_another_model_is_refused(folder: Path) -> None:
+    settings = {"base_model_name_or_path": "somebody/else", "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    assert f"{folder} holds an adapter" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "negatives.json"])
+def test_json_nested_without_end_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_text("[" * 100_000)
+    assert str(folder / name) in refusal(folder)
+
+
+@pytest.mark.parametrize("name", [None, 3, b"emoji"])
+def test_what_is_no_name_is_a_type_error(name: Any) -> None:
+    with pytest.raises(TypeError, match="a model must be a folder"):
+        load_encoder(name)
 
 
 def test_a_missing_shard_is_refused(folder: Path) -> None:
