@@ -194,6 +194,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "default: %(default)s",
     )
     parser.add_argument(
+        "--budget",
+        type=int,
+        default=defaults.budget,
+        metavar="N",
+        help="encode at most N windows of a picture, those that show most; default: all",
+    )
+    parser.add_argument(
         "--threshold",
         type=float,
         default=defaults.threshold,

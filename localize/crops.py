@@ -6,7 +6,8 @@ Knows pixels, windows and torch; must not know prompts or models.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 
 import cv2
 import numpy as np
@@ -40,13 +41,12 @@ def crops_of(
     scale = 255 * torch.tensor(std, device=device)[:, None, None]
     offset = 255 * torch.tensor(mean, device=device)[:, None, None]
     for grid, source in zip(grids, _sources(pixels, grids, device), strict=True):
-        for rows, level in _bands(source, grid, interpolation):
+        for corners, level in _bands(source, grid, interpolation):
             normal = (level.to(device) - offset) / scale
             beyond = (0, max(0, grid.side - level.shape[2]), 0, max(0, grid.side - level.shape[1]))
             normal = F.pad(normal, beyond) if any(beyond) else normal
-            for y in rows:
-                for x in grid.xs:
-                    yield normal[:, y : y + grid.side, x : x + grid.side]
+            for x, y in corners:
+                yield normal[:, y : y + grid.side, x : x + grid.side]
 
 
 def batches(crops: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
@@ -94,20 +94,20 @@ def _uploaded(pixels: npt.NDArray[np.uint8], device: torch.device) -> torch.Tens
 
 def _bands(
     source: torch.Tensor, grid: Grid, interpolation: str
-) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
-    """The level of a grid, as (tops of its rows of windows, (3, h, w) in [0, 255]).
+) -> Iterator[tuple[Sequence[tuple[int, int]], torch.Tensor]]:
+    """The level of a grid, as ((left, top) of windows in a band, the band (3, h, w) in [0, 255]).
 
-    One band holds all rows, unless the level is huge: then each row of windows has a band of its
+    One band holds all windows, unless the level is huge: then each row of windows has a band of its
     own, cut out of the source at whole pixels.
     """
     width, height = grid.level
     if width * height <= BAND_PIXELS:
-        yield grid.ys, _resized(source, (height, width), interpolation)
+        yield grid.corners, _resized(source, (height, width), interpolation)
         return
     to_source = source.shape[0] / height
-    for y in grid.ys:
-        rows = source[round(y * to_source) : round((y + grid.side) * to_source)]
-        yield (0,), _resized(rows, (grid.side, width), interpolation)
+    for y, row in groupby(grid.corners, itemgetter(1)):
+        band = source[round(y * to_source) : round((y + grid.side) * to_source)]
+        yield [(x, 0) for x, _ in row], _resized(band, (grid.side, width), interpolation)
 
 
 def _resized(source: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:

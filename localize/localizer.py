@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from localize.boxes import find_boxes, threshold_boxes
+from localize.content import content
 from localize.crops import batches, crops_of
 from localize.edges import follow_edges, superpixels
 from localize.encoders import check_crop_embeddings, load_encoder
@@ -38,7 +39,7 @@ from localize.relevance import (
     synonym_limit,
 )
 from localize.result import Box, Localization
-from localize.windows import Grid, make_grids
+from localize.windows import Grid, make_grids, within_budget
 
 PROMPTS_AT_ONCE = 256
 """Prompts that are scored together: with the tokens of 60 windows they take some 100 MB."""
@@ -219,6 +220,8 @@ class Localizer:
         for picture in pictures:
             height, width = picture.pixels.shape[:2]
             grids = make_grids(width, height, encoder.image_size, options.scales, options.stride)
+            if options.budget is not None:
+                grids = within_budget(grids, content(picture.pixels), options.budget)
             waiting.append((picture, grids))
             yield from crops_of(
                 picture.pixels,
@@ -287,7 +290,7 @@ class Localizer:
         bank, own, limit = self._negatives
         check_same_length(self.encoder, wanted, encoded.embeddings)
         negatives, against = torch.cat([bank, own]), rivals(wanted, bank, own, limit)
-        scale, tokens = self.encoder.logit_scale, encoded.tokens
+        scale, tokens = float(self.encoder.logit_scale), encoded.tokens
         scores = probabilities(encoded.embeddings, wanted, negatives, against, scale)
         if tokens is None:
             return scores, None
@@ -338,7 +341,9 @@ def _readable(
 
 
 def _as_prompts(prompts: str | Prompt | Sequence[str | Prompt]) -> list[Prompt]:
-    """Raises ValueError when there are none."""
+    """Raises ValueError when there are none, TypeError for what is neither text nor a Prompt."""
+    if not isinstance(prompts, str | Prompt | Iterable):
+        raise TypeError(f"prompts must be texts or Prompts, not {type(prompts).__name__}")
     asked = [prompts] if isinstance(prompts, str | Prompt) else list(prompts)
     if not asked:
         raise ValueError("prompts must not be empty; say in words what to look for")

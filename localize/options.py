@@ -23,6 +23,8 @@ class Options:
         side, a larger one is pixels. Empty: the whole picture alone.
     stride: step between windows as a fraction of the window's side, in (0, 1].
         1 gives the plain grid of patches.
+    budget: the most windows of a picture that are encoded: of those that scales and stride make,
+        the ones that show most; None: all of them.
     threshold: the least score, in [0, 1], of a box that is reported. A prompt whose presence is
         below it has none.
     boxes: how boxes are cut out of a map. "contrast": at many thresholds, keeping those that stand
@@ -37,6 +39,7 @@ class Options:
 
     scales: tuple[float, ...] = (1.0, 0.63, 0.4, 0.25)
     stride: float = 0.75
+    budget: int | None = None
     threshold: float = 0.08
     boxes: str = "contrast"
     negatives: tuple[str, ...] = ()
@@ -52,6 +55,8 @@ class Options:
             )
         if not 0 < self.stride <= 1:
             raise ValueError(f"stride must be in (0, 1], not {self.stride}")
+        if self.budget is not None and self.budget < 1:
+            raise ValueError(f"budget must be at least 1, not {self.budget}")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], not {self.threshold}")
         if self.boxes not in ("contrast", "threshold"):
@@ -68,9 +73,9 @@ class Options:
         for name in ("stride", "threshold"):
             if not isinstance(getattr(self, name), Real):
                 raise TypeError(f"{name} must be a number, not {getattr(self, name)!r}")
-        for name in ("max_pixels", "batch_size"):
+        for name in ("max_pixels", "batch_size", "budget"):
             value = getattr(self, name)
-            if not isinstance(value, Integral) and not (name == "batch_size" and value is None):
+            if not isinstance(value, Integral) and not (name != "max_pixels" and value is None):
                 raise TypeError(f"{name} must be a whole number, not {value!r}")
         for name, kind, wanted in (("scales", Real, "numbers"), ("negatives", str, "words")):
             values = getattr(self, name)

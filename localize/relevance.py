@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
 from localize.windows import Grid
 
@@ -105,13 +106,17 @@ def relevance_maps(
 
     A window says what is there and its tokens say where in the window, so the score of a place is
     their weighted geometric mean. Within a scale overlapping windows are averaged, and then the
-    scales with equal weight: their maximum was worse. The whole picture, squeezed out of shape, has
-    no part in the map unless there is nothing else.
+    scales with equal weight: their maximum was worse. Where a scale has no window the next coarser
+    one decides for it. The whole picture, squeezed out of shape, has no part in the map unless
+    there is nothing else.
     """
     scores = _fused(window_scores, token_scores)
     parts = list(zip(grids, torch.split(scores, [len(grid) for grid in grids]), strict=True))
-    maps = [overlap_average(grid, part) for grid, part in parts[1:] or parts]
-    return np.asarray(torch.stack(maps).mean(0).clamp(0, 1).numpy(), np.float32)
+    maps = [overlap_average(*parts[0])]
+    for grid, part in parts[1:]:
+        maps.append(overlap_average(grid, part, elsewhere=maps[-1]))
+    mean = torch.stack(maps[1:] or maps).mean(0)
+    return np.asarray(mean.clamp(0, 1).numpy(), np.float32)
 
 
 def _fused(window_scores: torch.Tensor, token_scores: torch.Tensor | None) -> torch.Tensor:
@@ -122,23 +127,36 @@ def _fused(window_scores: torch.Tensor, token_scores: torch.Tensor | None) -> to
     return token_scores**TOKEN_POWER * scores ** (1 - TOKEN_POWER)
 
 
-def overlap_average(grid: Grid, scores: torch.Tensor) -> torch.Tensor:
+def overlap_average(
+    grid: Grid, scores: torch.Tensor, elsewhere: torch.Tensor | float = 0.0
+) -> torch.Tensor:
     """The weighted mean, at every pixel of the map, of the scores of the windows that cover it.
 
     scores: (N, th, tw, P), the scores of the cells of each window (1 x 1: of the window itself).
+    elsewhere: (P, h, w), what holds where none of the grid's windows was chosen.
     Returns (P, h, w). Windows lie on a grid and a window's weight is a product of a profile along
     x and one along y, so with S the scores laid out by rows and columns of cells the mean is
-    (Gy S Gx^T) / (gy gx^T), where gy and gx are the row sums of Gy and Gx.
+    (Gy S Gx^T) / (gy gx^T), where gy and gx are the row sums of Gy and Gx. Where windows are
+    missing, S is 0 for them and the divisor is (Gy M Gx^T), with M 1 for windows that are there.
     """
     width, height = map_size(*grid.picture)
     cells_y, cells_x, prompts = scores.shape[1:]
     rows, columns = len(grid.ys), len(grid.xs)
     gy = _axis_weights(grid.ys, grid.side, cells_y, grid.level[1], height)
     gx = _axis_weights(grid.xs, grid.side, cells_x, grid.level[0], width)
-    laid_out = scores.view(rows, columns, cells_y, cells_x, prompts).permute(4, 0, 2, 1, 3)
-    laid_out = laid_out.reshape(prompts, rows * cells_y, columns * cells_x)
     gy, gx = gy / gy.sum(1, keepdim=True), gx / gx.sum(1, keepdim=True)
-    return gy @ laid_out @ gx.T
+
+    def spread(windows: torch.Tensor) -> torch.Tensor:
+        """Gy W Gx^T (Q, h, w) of what all windows of the grid hold, (rows * columns, th, tw, Q)."""
+        laid_out = windows.view(rows, columns, cells_y, cells_x, -1).permute(4, 0, 2, 1, 3)
+        return gy @ laid_out.reshape(-1, rows * cells_y, columns * cells_x) @ gx.T
+
+    if grid.chosen is None:
+        return spread(scores)
+    everywhere = scores.new_zeros(rows * columns, cells_y, cells_x, prompts + 1)
+    everywhere[list(grid.chosen)] = F.pad(scores, (0, 1), value=1.0)
+    *_, weight = laid = spread(everywhere)
+    return torch.where(weight > 0, laid[:-1] / weight, elsewhere)
 
 
 def _axis_weights(

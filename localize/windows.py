@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ import numpy.typing as npt
 MAX_ASPECT = 16
 """Beyond this aspect ratio windows are sized by the long side, so that a strip of one pixel by
 thousands is not cut into thousands of crops."""
+
+MAX_WINDOWS = 100_000
+"""More windows of one scale than this are a slip of the pen, and would take hours and memory."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Grid:
     level: (width, height) of the resized picture.
     side: side of a window in pixels of the level.
     xs, ys: left and top edges of the columns and rows of windows, in pixels of the level.
+    chosen: which of the windows there are, ascending, numbered row by row; None: all of them.
     """
 
     picture: tuple[int, int]
@@ -35,15 +39,22 @@ class Grid:
     side: int
     xs: tuple[int, ...]
     ys: tuple[int, ...]
+    chosen: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
-        return len(self.xs) * len(self.ys)
+        return len(self.xs) * len(self.ys) if self.chosen is None else len(self.chosen)
+
+    @property
+    def corners(self) -> list[tuple[int, int]]:
+        """(left, top) of the windows in pixels of the level, row by row."""
+        corners = [(x, y) for y in self.ys for x in self.xs]
+        return corners if self.chosen is None else [corners[index] for index in self.chosen]
 
     @property
     def boxes(self) -> npt.NDArray[np.float32]:
         """The windows as xyxy, float32 (N, 4), in pixels of the picture, row by row."""
         to_picture = np.array(self.picture, float) / self.level
-        corners = np.array([(x, y) for y in self.ys for x in self.xs], float)
+        corners = np.array(self.corners, float).reshape(-1, 2)
         edges = np.concatenate([corners, corners + self.side], axis=1) * np.tile(to_picture, 2)
         return np.minimum(edges, np.tile(self.picture, 2)).astype(np.float32)
 
@@ -59,15 +70,21 @@ def make_grids(
         long side, if that is more); above 1: pixels, no more than the short side.
     stride: the longest step between windows, as a fraction of their side. The windows of a row or
         column are spread evenly from border to border, so that every pixel is covered.
+    Raises ValueError when that would be more than `MAX_WINDOWS` of one scale.
     """
     whole = Grid((width, height), (image_size, image_size), image_size, (0,), (0,))
     reference = max(min(width, height), max(width, height) / MAX_ASPECT)
     grids = [whole]
     for scale in scales:
         window = reference * scale if scale <= 1 else min(scale, reference)
+        step = max(1, round(image_size * stride))
+        if width / window * height / window * (image_size / step) ** 2 > MAX_WINDOWS:
+            raise ValueError(
+                f"scales and stride ask for more than {MAX_WINDOWS:,} windows of scale {scale:g} "
+                f"in a picture of {width} x {height}; a larger scale or stride would be right"
+            )
         level_width = max(1, round(width * image_size / window))
         level_height = max(1, round(height * image_size / window))
-        step = max(1, round(image_size * stride))
         grids.append(
             Grid(
                 (width, height),
@@ -78,6 +95,59 @@ def make_grids(
             )
         )
     return tuple(grids)
+
+
+def within_budget(
+    grids: Sequence[Grid], content: npt.NDArray[np.float64], budget: int
+) -> tuple[Grid, ...]:
+    """Of the windows of all grids the `budget` that show most; the whole picture is always one.
+
+    content: (h, w), how much there is to see at each place of the picture, > 0; its unit is free.
+
+    A window's gain is the content that it covers and that the windows chosen before it in its own
+    grid do not, as a share of all content. Coarse windows have the larger shares, so they come
+    first; then finer ones where there is something to see, next to each other or not as the gains
+    fall. Grids of which no window is chosen are left out.
+    """
+    if sum(map(len, grids)) <= budget:
+        return tuple(grids)
+    content = content / content.sum()
+    shares = [_shares(grid, content.shape) for grid in grids]
+    uncovered = [content] * len(grids)
+    gains = [(down @ content @ across.T).ravel() for down, across in shares]
+    gains[0][0] = np.inf
+    chosen: list[list[int]] = [[] for _ in grids]
+    for _ in range(budget):
+        best = max(range(len(grids)), key=lambda index: gains[index].max())
+        window = int(gains[best].argmax())
+        chosen[best].append(window)
+        down, across = shares[best]
+        row, column = divmod(window, len(across))
+        uncovered[best] = uncovered[best] - np.outer(down[row], across[column]) * content
+        gains[best] = (down @ uncovered[best] @ across.T).ravel()
+        gains[best][chosen[best]] = -1
+    return tuple(
+        grid if len(windows) == len(grid) else replace(grid, chosen=tuple(sorted(windows)))
+        for grid, windows in zip(grids, chosen, strict=True)
+        if windows
+    )
+
+
+def _shares(
+    grid: Grid, shape: tuple[int, ...]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Which part of each row (rows, h) and column (columns, w) of pixels each window answers for.
+
+    Of windows that overlap each has a part in proportion to a Gaussian about its centre.
+    """
+
+    def axis(starts: Sequence[int], level: int, length: int) -> npt.NDArray[np.float64]:
+        places = (np.arange(length) + 0.5) * level / length
+        inside = (places - np.array(starts)[:, None]) / grid.side
+        weights = np.exp(-0.5 * ((inside - 0.5) / 0.25) ** 2) * ((inside >= 0) & (inside < 1))
+        return weights / weights.sum(0)
+
+    return axis(grid.ys, grid.level[1], shape[0]), axis(grid.xs, grid.level[0], shape[1])
 
 
 def _starts(length: int, side: int, step: int) -> tuple[int, ...]:

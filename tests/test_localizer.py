@@ -144,6 +144,34 @@ def test_the_same_input_gives_the_same_result_on_every_run(localizer):
     assert (first.maps == second.maps).all()
 
 
+def test_no_more_windows_than_the_budget_are_encoded_and_the_thing_is_still_found(localizer):
+    thrifty = Localizer(localizer.encoder, Options(stride=0.375, budget=40))
+    encoded = thrifty.encode(picture())
+    assert encoded.num_crops == len(encoded.boxes) == 40
+    assert iou(thrifty.locate(encoded, "red").boxes[0].xyxy, (60, 80, 140, 160)) > 0.4
+
+
+def test_a_budget_of_one_is_the_whole_picture(localizer):
+    result = Localizer(localizer.encoder, Options(budget=1)).encode(picture())
+    assert result.boxes.tolist() == [[0, 0, 320, 240]]
+
+
+def test_a_budget_beyond_all_windows_changes_nothing(localizer):
+    ample = Localizer(localizer.encoder, Options(budget=10_000)).locate(picture(), "red")
+    usual = localizer.locate(picture(), "red")
+    assert ample.boxes == usual.boxes
+    assert (ample.maps == usual.maps).all()
+
+
+def test_each_picture_of_many_gets_windows_of_its_own_within_the_budget():
+    pictures = [picture(), picture(xyxy=(200, 100, 260, 160)), picture(200, 100, (10, 10, 60, 60))]
+    thrifty = Localizer(ColourEncoder(), Options(budget=30, batch_size=25))
+    for pixels, together in zip(pictures, thrifty.encode_many(pictures), strict=True):
+        alone = thrifty.encode(pixels)
+        assert (together.boxes == alone.boxes).all()
+        torch.testing.assert_close(together.embeddings, alone.embeddings)
+
+
 def test_batches_suit_the_device_unless_the_user_says_how_large():
     assert Localizer(ColourEncoder()).batch_size == 32
     assert Localizer(ColourEncoder(), Options(batch_size=5)).batch_size == 5

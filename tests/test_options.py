@@ -17,6 +17,7 @@ from localize import Options
         ("threshold", -0.1),
         ("threshold", float("nan")),
         ("batch_size", 0),
+        ("budget", 0),
         ("negatives", ("sky", " ")),
     ],
 )

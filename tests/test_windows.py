@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localize.options import Options
-from localize.windows import make_grids
+from localize.windows import make_grids, within_budget
 
 SCALES = (1.0, 0.71, 0.5, 0.35)
 sides = st.integers(1, 3000)
@@ -103,3 +103,53 @@ def test_scaling_the_picture_scales_its_windows(width, height, factor):
 @pytest.mark.parametrize("size", [(1, 5000), (20000, 3), (1, 1)])
 def test_a_strip_of_a_pixel_is_not_cut_into_thousands_of_windows(size):
     assert sum(map(len, make_grids(*size, 224, SCALES, 0.5))) < 500
+
+
+def budgeted(content, budget, size=(640, 480), stride=0.375):
+    return within_budget(make_grids(*size, 224, SCALES, stride), content, budget)
+
+
+@given(sides, sides, st.integers(1, 80))
+@settings(max_examples=40, deadline=None)
+def test_a_budget_is_spent_and_not_overdrawn(width, height, budget):
+    content = np.random.default_rng(0).random((36, 48)) + 0.01
+    everything = sum(map(len, make_grids(width, height, 224, SCALES, 0.75)))
+    grids = budgeted(content, budget, (width, height), 0.75)
+    assert sum(map(len, grids)) == min(budget, everything)
+    assert grids[0].boxes.tolist() == [[0, 0, width, height]]
+    for grid in grids:
+        assert len(grid.boxes) == len(grid) > 0
+
+
+def test_a_budget_that_is_large_enough_changes_nothing():
+    grids = make_grids(640, 480, 224, SCALES, 0.75)
+    assert within_budget(grids, np.ones((36, 48)), sum(map(len, grids))) == grids
+
+
+def test_windows_of_a_budget_are_windows_of_the_full_scan_in_its_order():
+    full = {grid.level: grid.boxes.tolist() for grid in make_grids(640, 480, 224, SCALES, 0.375)}
+    for grid in budgeted(np.ones((36, 48)), 50):
+        places = [full[grid.level].index(box) for box in grid.boxes.tolist()]
+        assert places == sorted(set(places))
+
+
+def test_coarse_windows_come_before_fine_ones():
+    few = budgeted(np.ones((36, 48)), 6)
+    assert [len(grid) for grid in few[:2]] == [1, 2]
+
+
+def test_fine_windows_are_spent_where_there_is_something_to_see():
+    content = np.full((36, 48), 0.02)
+    content[:18, :24] = 1
+    finest = budgeted(content, 50)[-1].boxes
+    centres = (finest[:, :2] + finest[:, 2:]) / 2
+    there = (centres < (320, 240)).all(1)
+    assert there.mean() > 0.6
+
+
+def test_where_everything_is_alike_windows_are_spread_over_the_picture():
+    finest = budgeted(np.ones((36, 48)), 60)[-1].boxes
+    centres = (finest[:, :2] + finest[:, 2:]) / 2
+    for x, y in np.ndindex(2, 2):
+        there = (centres // (320, 240) == (x, y)).all(1)
+        assert 0.15 < there.mean() < 0.4
