@@ -25,6 +25,9 @@ LEAST_BANK = 100
 SAME = 0.95
 """Two texts whose cosine is above this are the same thing by another name, for every encoder."""
 
+DIFFERENT = 0.6
+"""Two texts whose cosine is below this are different things, for every encoder."""
+
 TOKEN_POWER = 0.4
 """Weight of the tokens in the weighted geometric mean of a window's score and its tokens'."""
 
@@ -36,13 +39,14 @@ def synonym_limit(bank: torch.Tensor) -> float:
     """The cosine above which a word of the bank means nearly the same as a prompt.
 
     bank: unit-norm (K, D). How large the cosine of unlike texts is differs from encoder to encoder,
-    so the limit is a quantile of the cosines between the bank's own words (at most 256 of them).
+    so the limit is a quantile of the cosines between the bank's own words (at most 256 of them),
+    between `DIFFERENT` and `SAME`.
     """
     if len(bank) < LEAST_BANK:
         return SAME
     sample = bank[:: -(-len(bank) // 256)]
     cosines = (sample @ sample.T)[~torch.eye(len(sample), dtype=torch.bool)]
-    return min(SAME, float(np.quantile(cosines.numpy(), SYNONYM)))
+    return float(np.clip(np.quantile(cosines.numpy(), SYNONYM), DIFFERENT, SAME))
 
 
 def rivals(

@@ -70,6 +70,14 @@ def test_words_that_all_look_alike_to_an_encoder_stay_rivals():
     assert 0.8 < against.float().mean() < 0.95
 
 
+def test_words_that_are_nearly_orthogonal_to_all_others_have_no_synonyms():
+    bank = torch.eye(2 * LEAST_BANK)
+    against = rivals(bank, bank, bank[:0], synonym_limit(bank))
+    slightly_alike = F.normalize(bank + 0.3 * bank.roll(1, 0), dim=-1)
+    assert against.sum() == len(bank) * (len(bank) - 1)
+    assert rivals(slightly_alike, bank, bank[:0], synonym_limit(bank)).sum() == against.sum()
+
+
 def test_of_a_small_bank_only_the_prompt_itself_is_left_out():
     bank = torch.eye(4)
     against = rivals(bank, bank, bank[:0], synonym_limit(bank))
