@@ -79,6 +79,12 @@ def test_a_prompt_without_proper_texts_is_refused(
         Prompt(label, texts)
 
 
+@pytest.mark.parametrize("prompts", [None, 7, b"red", ["red", None], [["red"]]])
+def test_what_is_no_prompt_is_a_type_error_that_says_what_is(prompts: Any) -> None:
+    with pytest.raises(TypeError, match="must be text"):
+        Localizer(ColourEncoder()).locate(thing(), prompts)
+
+
 @pytest.mark.parametrize(
     "option",
     [
@@ -147,6 +153,10 @@ BROKEN = {
     "two means": ({"mean": (0.5, 0.5)}, "Broken.mean must be three"),
     "no spread": ({"std": (0, 1, 1)}, "Broken.std must be three positive"),
     "NaN scale": ({"logit_scale": float("nan")}, "Broken.logit_scale must be a positive"),
+    "a trained scale": (
+        {"logit_scale": torch.nn.Parameter(torch.tensor(30.0))},
+        "Broken.logit_scale must be a positive",
+    ),
     "a name for a device": ({"device": "cpu"}, r"Broken.device must be a torch\.device"),
     "unknown resizing": ({"interpolation": "best"}, "Broken.interpolation must be"),
 }
@@ -173,10 +183,3 @@ def test_vectors_of_any_floating_point_format_are_taken(dtype: torch.dtype) -> N
     result = Localizer(type("Other", (ColourEncoder,), both)()).locate(thing(), "red")
     expected = Localizer(ColourEncoder()).locate(thing(), "red")
     np.testing.assert_allclose(result.maps, expected.maps, atol=0.1)
-
-
-def test_a_temperature_that_is_a_parameter_is_taken() -> None:
-    member = {"logit_scale": torch.nn.Parameter(torch.tensor(30.0))}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert Localizer(type("Trained", (ColourEncoder,), member)())

@@ -6,7 +6,7 @@ Knows the `Encoder` protocol; must not know any particular encoder.
 from __future__ import annotations
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -29,11 +29,12 @@ def check_encoder(encoder: Any) -> None:
     for member, (count, least, wanted) in _NUMBERS.items():
         value = getattr(encoder, member)
         try:
-            values = torch.as_tensor(value, dtype=torch.float64).detach().reshape(-1)
+            values = torch.as_tensor(value, dtype=torch.float64).reshape(-1)
             right = len(values) == count and bool((values.isfinite() & (values > least)).all())
         except (TypeError, ValueError, RuntimeError):
             right = False
-        if not right or (member == "image_size" and not isinstance(value, Integral)):
+        kind = {"image_size": Integral, "logit_scale": Real}.get(member, object)
+        if not right or not isinstance(value, kind):
             raise ValueError(f"{name}.{member} must be {wanted}, not {value!r}")
     if not isinstance(getattr(encoder, "device", torch.device("cpu")), torch.device):
         raise TypeError(f"{name}.device must be a torch.device, not {encoder.device!r}")
