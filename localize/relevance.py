@@ -31,6 +31,10 @@ DIFFERENT = 0.6
 TOKEN_POWER = 0.4
 """Weight of the tokens in the weighted geometric mean of a window's score and its tokens'."""
 
+SURE = 0.15
+"""Share of a place's full weight that its chosen windows need to speak for their scale alone: a
+sudden change at a window's rim would look like an edge of something."""
+
 MAP_SIDE = 160
 """Pixels along the long side of a relevance map: finer than windows and tokens can resolve."""
 
@@ -141,7 +145,8 @@ def overlap_average(
     Returns (P, h, w). Windows lie on a grid and a window's weight is a product of a profile along
     x and one along y, so with S the scores laid out by rows and columns of cells the mean is
     (Gy S Gx^T) / (gy gx^T), where gy and gx are the row sums of Gy and Gx. Where windows are
-    missing, S is 0 for them and the divisor is (Gy M Gx^T), with M 1 for windows that are there.
+    missing, S is 0 for them and the divisor is the weight (Gy M Gx^T), with M 1 for windows that
+    are there; as the weight falls from SURE to 0, `elsewhere` takes over.
     """
     width, height = map_size(*grid.picture)
     cells_y, cells_x, prompts = scores.shape[1:]
@@ -160,7 +165,9 @@ def overlap_average(
     everywhere = scores.new_zeros(rows * columns, cells_y, cells_x, prompts + 1)
     everywhere[list(grid.chosen)] = F.pad(scores, (0, 1), value=1.0)
     *_, weight = laid = spread(everywhere)
-    return torch.where(weight > 0, laid[:-1] / weight, elsewhere)
+    mean = laid[:-1] / weight.clamp_min(torch.finfo(weight.dtype).tiny)
+    known = (weight / SURE).clamp(max=1)
+    return known * mean + (1 - known) * elsewhere
 
 
 def _axis_weights(
