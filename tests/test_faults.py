@@ -1,7 +1,9 @@
 """Runs that are killed, interrupted or crowded leave whole files and go on to the right answer."""
 
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,7 +83,7 @@ def test_twenty_killed_runs_and_a_last_one_give_what_an_unbroken_run_gives(
     assert done.returncode == 0, done.stderr
     whole, broken = contents(tmp_path / "whole"), contents(tmp_path / "broken")
     assert len(whole) == 32
-    assert {path: data for path, data in broken.items() if path.suffix != ".tmp"} == whole
+    assert broken == whole  # Nothing of what the killed runs were writing is left either.
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -138,6 +140,68 @@ def test_threads_may_share_a_localizer(photos, checkpoint):
     for path, expected in zip(paths, alone, strict=True):
         assert shared[path].boxes == expected.boxes
         assert (shared[path].maps == expected.maps).all()
+
+
+# A file system of its own, as large as a few outputs are.
+ON_A_SMALL_DISK = """
+set -e
+mkdir disk
+mount -t tmpfs -o size=200k none disk
+"$@" || code=$?
+find disk -type f | sort | while read -r file; do cp --parents "$file" kept; done
+exit "${code:-0}"
+"""
+
+
+def detect_on_a_small_disk(arguments, folder):
+    (folder / "kept").mkdir()
+    shell = ["unshare", "--mount", "--map-root-user", "sh", "-c", ON_A_SMALL_DISK, "sh"]
+    run = [sys.executable, "-m", "localize", *arguments, "-o", "disk/out"]
+    return subprocess.run([*shell, *run], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def can_mount():
+    if sys.platform != "linux" or shutil.which("unshare") is None:
+        return False
+    command = ["unshare", "--mount", "--map-root-user", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs a file system of its own")
+def test_a_disk_that_fills_up_leaves_whole_files_and_one_sentence(photos, checkpoint, tmp_path):
+    done = detect_on_a_small_disk(command(photos, checkpoint), tmp_path)
+    assert done.returncode == 1
+    (said,) = done.stderr.splitlines()
+    assert "no space left on device" in said
+    kept = contents(tmp_path / "kept")
+    assert 2 <= len(kept) < 32
+    for path, data in kept.items():
+        assert path.suffix in (".png", ".json")
+        json.loads(data) if path.suffix == ".json" else Image.open(io.BytesIO(data)).load()
+
+
+LIMITED = """
+import resource, sys
+from localize.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits on the size of files")
+def test_outputs_that_there_is_no_room_for_are_named_and_nothing_is_left(
+    photos, checkpoint, tmp_path
+):
+    output = tmp_path / "out"
+    arguments = command(photos / "00.png", checkpoint, "-o", str(output))
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"localize: cannot write {output / '00.png.boxes.png'}: file too large\n"
+    )
+    assert list(output.iterdir()) == []
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device that is always full")
