@@ -290,7 +290,7 @@ class Localizer:
         bank, own, limit = self._negatives
         check_same_length(self.encoder, wanted, encoded.embeddings)
         negatives, against = torch.cat([bank, own]), rivals(wanted, bank, own, limit)
-        scale, tokens = float(self.encoder.logit_scale), encoded.tokens
+        scale, tokens = self.encoder.logit_scale, encoded.tokens
         scores = probabilities(encoded.embeddings, wanted, negatives, against, scale)
         if tokens is None:
             return scores, None
