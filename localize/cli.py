@@ -170,7 +170,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile the image encoder first: a minute or so, for faster crops afterwards",
+        help="compile the image encoder first, which pays from about a hundred photos on",
     )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
 
