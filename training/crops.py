@@ -21,7 +21,7 @@ from localize.evaluation import scenes
 MOST = 7  # objects a crop
 STRIDE = 8  # pixels a cell
 POOL, POOL_SIDE = 500, 256
-WINDOWS = ((1.0, 4, 7), (0.71, 3, 6), (0.5, 2, 5), (0.35, 1, 4))
+WINDOWS = ((1.0, 4, 7), (0.63, 3, 6), (0.4, 1, 5), (0.25, 1, 3))
 """Window sides (shares of the picture's short side), and the fewest and most objects in such a
 crop."""
 

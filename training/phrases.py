@@ -61,7 +61,7 @@ BACKGROUND = (
     "a colour gradient", "stripes", "a checkered pattern", "noise", "a photo of the background",
     "a photo of nothing", "a photo of an empty background",
 )  # fmt: skip
-NEGATIVE_BACKGROUNDS = ("background",)
+NEGATIVE_BACKGROUNDS = ("the background",)
 """The phrases of the background that the model's bank of negatives names."""
 
 SPARE = "glow grind flip spoke trunk blip crane grove pond tray clip knob lid stand shop".split()

@@ -142,10 +142,10 @@ def dense_targets(batch: Batch, classes: int) -> torch.Tensor:
 def pooled_targets(batch: Batch, classes: int) -> torch.Tensor:
     """What the whole crop should say: float32 (B, classes), rows summing to 1.
 
-    Each object by the root of its visible area (a small thing counts too), less where little of it
-    can be seen; background a tenth beside objects, and all of it in an empty crop.
+    Each object by its visible area, less where little of it can be seen; background a tenth beside
+    objects, and all of it in an empty crop.
     """
-    weights = batch.cells.mean((2, 3)).sqrt() * (2 * batch.visible).clamp(max=1)
+    weights = batch.cells.mean((2, 3)) * (2 * batch.visible).clamp(max=1)
     weights = weights * (batch.visible > 1 / 6)
     targets = torch.zeros(len(weights), classes)
     targets.scatter_add_(1, batch.objects.clamp(min=0), weights)
