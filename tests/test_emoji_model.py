@@ -27,7 +27,7 @@ def encoder() -> Encoder:
 
 @pytest.fixture(scope="module")
 def names(encoder: Encoder) -> torch.Tensor:
-    return encoder.encode_prompts([*NAMES, "background"])
+    return encoder.encode_prompts([*NAMES, "the background"])
 
 
 def picture(seed: int, side: int, size: int = 96) -> tuple[int, Image.Image]:
@@ -70,7 +70,7 @@ def test_the_folder_holds_no_pickle_and_atlas_and_weights_stay_under_16_megabyte
 
 def test_its_negatives_are_all_its_names_and_the_background() -> None:
     bank = json.loads((FOLDER / "negatives.json").read_text(encoding="utf-8"))
-    assert bank == [*NAMES, "background"]
+    assert bank == [*NAMES, "the background"]
 
 
 def test_names_of_single_things_come_first_among_all_names(
