@@ -1,7 +1,6 @@
 """What each decision of the localizer is worth: its figures with that one decision undone.
 
     python benchmarks/ablation.py --data photos --encoder my_encoder:Tower
-    python benchmarks/ablation.py --scenes 100
 
 --data is a folder in COCO's layout; all its categories are asked of every photo. Windows are
 encoded once for all decisions that leave them as they are. See docs/ablation.md.
@@ -20,11 +19,10 @@ from unittest import mock
 
 import numpy as np
 
-from localize import Localizer, Options, boxes, edges, localizer, outlines, relevance
-from localize.encoders import load_encoder
+from localize import Localizer, Options, boxes, edges, localizer, relevance
 from localize.evaluation import metrics
 from localize.evaluation.coco import read_coco
-from localize.evaluation.evaluate import figures, load_object, peaks, scene_samples
+from localize.evaluation.evaluate import figures, load_object, peaks
 from localize.evaluation.samples import Answer, Sample
 
 
@@ -62,9 +60,6 @@ DECISIONS = (
     Decision("near-synonyms count as negatives", constants=[(relevance, "SYNONYM", 1.0)]),
     Decision("maps do not follow edges", constants=[(localizer, "follow_edges", lambda m, _: m)]),
     Decision("one segmentation", constants=[(edges, "COARSENESS", ((50, 20),))]),
-    Decision("no grouped superpixels", constants=[(outlines, "LEAST_SIDE", 10**6)]),
-    Decision("boxes may cut superpixels", constants=[(boxes, "WHOLENESS_POWER", 0.0)]),
-    Decision("wholeness^0.5", constants=[(boxes, "WHOLENESS_POWER", 0.5)]),
     Decision("boxes at one threshold", options={"boxes": "threshold"}),
     Decision("box score: mean inside", constants=[(boxes, "contrast", inside_only)]),
     Decision("box score: inside - ring", constants=[(boxes, "contrast", difference)]),
@@ -77,20 +72,12 @@ DECISIONS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="a folder in COCO's layout")
-    source.add_argument("--scenes", type=int, metavar="N", help="N generated scenes")
-    parser.add_argument("--seed", type=int, default=0, help="of the first scene")
-    parser.add_argument("--encoder", metavar="MODULE:OBJECT", help="in place of --model")
-    parser.add_argument("--model", default="emoji", help="a checkpoint; default: %(default)s")
+    parser.add_argument("--data", required=True, type=Path, help="a folder in COCO's layout")
+    parser.add_argument("--encoder", required=True, metavar="MODULE:OBJECT")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="these decisions alone")
     parsed = parser.parse_args()
-    encoder = load_object(parsed.encoder) if parsed.encoder else load_encoder(parsed.model)
-    if parsed.data:
-        samples: Sequence[Sample] = read_coco(parsed.data)
-    else:
-        samples = list(scene_samples(parsed.scenes, parsed.seed))
+    encoder, samples = load_object(parsed.encoder), read_coco(parsed.data)
     decisions = [each for each in DECISIONS if not parsed.only or each.name in parsed.only]
     rows = measure(encoder, samples, decisions)
     for row in rows:

@@ -1,6 +1,6 @@
 """From a relevance map to boxes: thresholds, connected components, box scores, suppression.
 
-Knows maps, outlines and OpenCV; must not know models.
+Knows maps and OpenCV; must not know models.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import numpy.typing as npt
-
-from localize.outlines import Outlines
 
 Array = npt.NDArray[np.float32]
 Boxes = npt.NDArray[np.int64]
@@ -22,9 +20,6 @@ SIMPLE_LEVEL = 0.5
 
 RING = 0.25
 """Width of the ring around a box, as a fraction of the box's width and height."""
-
-WHOLENESS_POWER = 0.25
-"""How much a box that cuts superpixels apart loses: its score is multiplied by wholeness^0.25."""
 
 OVERLAP = 0.4
 """Of two boxes whose IoU is above this only the better is kept."""
@@ -43,27 +38,21 @@ LEAST_AREA = 4
 """Components of fewer pixels of the map are noise."""
 
 
-def find_boxes(relevance: Array, threshold: float = 0.0, outlines: Outlines | None = None) -> Array:
+def find_boxes(relevance: Array, threshold: float = 0.0) -> Array:
     """The boxes that stand out from their surroundings, best first.
 
     Candidates are the boxes of connected components at many thresholds, so that a weak thing beside
-    a strong one is not lost and neither extent nor number hangs on one threshold, and those that
-    the picture itself suggests; `contrast` scores them, less where they cut the picture's
-    superpixels apart, and of those that overlap the best stays (non-maximum suppression). What is
-    nested with a better box stays at half its score.
+    a strong one is not lost and neither extent nor number hangs on one threshold; `contrast` scores
+    them, and of those that overlap the best stays (non-maximum suppression). What is nested with a
+    better box stays at half its score.
 
-    relevance: float32 (h, w) in [0, 1]. threshold: the least score of a box. outlines: of the
-    picture, at the size of the map.
+    relevance: float32 (h, w) in [0, 1]. threshold: the least score of a box.
     Returns float32 (N, 5), N at most `MAX_BOXES`: xyxy in pixels of the map and a score in (0, 1].
     """
     if relevance.max() ** 0.5 < threshold:  # no box can score more
         return np.empty((0, 5), np.float32)
     candidates = _components(relevance, LEVELS)
-    if outlines is not None and len(candidates):
-        candidates = np.concatenate([candidates, outlines.boxes])
     scores = contrast(relevance, candidates)
-    if outlines is not None:
-        scores *= outlines.wholeness(candidates) ** WHOLENESS_POWER
     xywh = np.concatenate([candidates[:, :2], candidates[:, 2:] - candidates[:, :2]], axis=1)
     best = cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), threshold, OVERLAP)
     kept = np.asarray(best, int)[:MAX_BOXES]

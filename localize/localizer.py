@@ -10,7 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
 from typing import TypeAlias
 
@@ -28,7 +28,6 @@ from localize.encoders.device import choose_batch_size
 from localize.encoders.protocol import Encoder
 from localize.io import ImageError, ImageSource, Picture, read_ahead
 from localize.options import Options
-from localize.outlines import Outlines, make_outlines
 from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt
 from localize.relevance import (
     map_size,
@@ -77,12 +76,6 @@ class Encoded:
         """The segmentations that maps follow, of the maps' size; made when first asked for."""
         height, width = self.picture.pixels.shape[:2]
         return superpixels(self.picture.pixels, map_size(width, height))
-
-    @cached_property
-    def outlines(self) -> Outlines:
-        """What the picture's own edges say of boxes; made when first asked for."""
-        middle, coarse = self.superpixels[len(self.superpixels) // 2], self.superpixels[-1]
-        return make_outlines(self.picture.pixels, middle, coarse)
 
 
 class Localizer:
@@ -182,7 +175,7 @@ class Localizer:
             prompts=tuple(prompt.label for prompt in asked),
             presence=presence,
             maps=maps,
-            boxes=self._boxes(encoded, asked, presence, maps),
+            boxes=self._boxes(encoded.picture, asked, presence, maps),
         )
 
     def locate_many(
@@ -298,23 +291,20 @@ class Localizer:
 
     def _boxes(
         self,
-        encoded: Encoded,
+        picture: Picture,
         prompts: Sequence[Prompt],
         presence: npt.NDArray[np.float32],
         maps: npt.NDArray[np.float32],
     ) -> list[Box]:
         """The boxes of all prompts, best first. None is surer than its prompt's presence."""
-        picture, threshold = encoded.picture, self.options.threshold
         first = picture.pixels[0]
         if (first == first[0]).all() and (picture.pixels == first).all():
             return []  # Nothing stands out of a picture of one colour.
         height, width = picture.pixels.shape[:2]
         map_width, map_height = map_size(width, height)
         to_picture = np.array([width / map_width, height / map_height] * 2)
-        if self.options.boxes == "contrast":
-            find = partial(find_boxes, threshold=threshold, outlines=encoded.outlines)
-        else:
-            find = partial(threshold_boxes, threshold=threshold)
+        find = find_boxes if self.options.boxes == "contrast" else threshold_boxes
+        threshold = self.options.threshold
         found: dict[str, list[Box]] = {}
         for prompt, sure, relevance in zip(prompts, presence.tolist(), maps, strict=True):
             # A prompt that is asked twice gets its boxes once.
@@ -322,7 +312,7 @@ class Localizer:
                 continue
             found[prompt.label] = [
                 Box(prompt.label, min(score, sure), tuple((np.array(xyxy) * to_picture).tolist()))
-                for *xyxy, score in find(relevance).tolist()
+                for *xyxy, score in find(relevance, threshold).tolist()
             ]
         return sorted(chain.from_iterable(found.values()), key=lambda box: -box.score)
 
