@@ -1,6 +1,7 @@
 """What each decision of the localizer is worth: its figures with that one decision undone.
 
     python benchmarks/ablation.py --data photos --encoder my_encoder:Tower
+    python benchmarks/ablation.py --scenes 100
 
 --data is a folder in COCO's layout; all its categories are asked of every photo. Windows are
 encoded once for all decisions that leave them as they are. See docs/ablation.md.
@@ -20,9 +21,10 @@ from unittest import mock
 import numpy as np
 
 from localize import Localizer, Options, boxes, edges, localizer, relevance
+from localize.encoders import load_encoder
 from localize.evaluation import metrics
 from localize.evaluation.coco import read_coco
-from localize.evaluation.evaluate import figures, load_object, peaks
+from localize.evaluation.evaluate import figures, load_object, peaks, scene_samples
 from localize.evaluation.samples import Answer, Sample
 
 
@@ -63,6 +65,8 @@ DECISIONS = (
     Decision("boxes at one threshold", options={"boxes": "threshold"}),
     Decision("box score: mean inside", constants=[(boxes, "contrast", inside_only)]),
     Decision("box score: inside - ring", constants=[(boxes, "contrast", difference)]),
+    Decision("nested boxes at their full score", constants=[(boxes, "DOUBT", 1.0)]),
+    Decision("nested boxes at a quarter", constants=[(boxes, "DOUBT", 0.25)]),
     Decision("wider ring", constants=[(boxes, "RING", 0.5)]),
     Decision("suppression at IoU 0.3", constants=[(boxes, "OVERLAP", 0.3)]),
     Decision("suppression at IoU 0.5", constants=[(boxes, "OVERLAP", 0.5)]),
@@ -72,12 +76,20 @@ DECISIONS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, type=Path, help="a folder in COCO's layout")
-    parser.add_argument("--encoder", required=True, metavar="MODULE:OBJECT")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", type=Path, help="a folder in COCO's layout")
+    source.add_argument("--scenes", type=int, metavar="N", help="N generated scenes")
+    parser.add_argument("--seed", type=int, default=0, help="of the first scene")
+    parser.add_argument("--encoder", metavar="MODULE:OBJECT", help="in place of --model")
+    parser.add_argument("--model", default="emoji", help="a checkpoint; default: %(default)s")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="these decisions alone")
     parsed = parser.parse_args()
-    encoder, samples = load_object(parsed.encoder), read_coco(parsed.data)
+    encoder = load_object(parsed.encoder) if parsed.encoder else load_encoder(parsed.model)
+    if parsed.data:
+        samples: Sequence[Sample] = read_coco(parsed.data)
+    else:
+        samples = list(scene_samples(parsed.scenes, parsed.seed))
     decisions = [each for each in DECISIONS if not parsed.only or each.name in parsed.only]
     rows = measure(encoder, samples, decisions)
     for row in rows:
