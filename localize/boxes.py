@@ -31,6 +31,10 @@ DOUBT = 0.5
 """Factor to the score of a nested box: it is more likely a part, or the surroundings, of the same
 thing than another one."""
 
+NESTED_THRESHOLD = 2
+"""How many times the threshold a nested box must reach: one thing shall not become several boxes,
+while a ranked list without a threshold keeps them all."""
+
 MAX_BOXES = 100
 """The most boxes of one map: what COCO's evaluation reads."""
 
@@ -44,7 +48,7 @@ def find_boxes(relevance: Array, threshold: float = 0.0) -> Array:
     Candidates are the boxes of connected components at many thresholds, so that a weak thing beside
     a strong one is not lost and neither extent nor number hangs on one threshold; `contrast` scores
     them, and of those that overlap the best stays (non-maximum suppression). What is nested with a
-    better box stays at half its score.
+    better box stays at half its score, if that reaches twice the threshold.
 
     relevance: float32 (h, w) in [0, 1]. threshold: the least score of a box.
     Returns float32 (N, 5), N at most `MAX_BOXES`: xyxy in pixels of the map and a score in (0, 1].
@@ -56,10 +60,11 @@ def find_boxes(relevance: Array, threshold: float = 0.0) -> Array:
     xywh = np.concatenate([candidates[:, :2], candidates[:, 2:] - candidates[:, :2]], axis=1)
     best = cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), threshold, OVERLAP)
     kept = np.asarray(best, int)[:MAX_BOXES]
-    doubted = scores[kept] * np.where(_nested(candidates[kept]), DOUBT, 1)
+    nested = _nested(candidates[kept])
+    doubted = scores[kept] * np.where(nested, DOUBT, 1)
     order = np.argsort(-doubted, kind="stable")
-    boxes = _joined(candidates[kept], doubted, order)
-    return boxes[boxes[:, 4] >= threshold]
+    sure = doubted >= threshold * np.where(nested, NESTED_THRESHOLD, 1)
+    return _joined(candidates[kept], doubted, order[sure[order]])
 
 
 def threshold_boxes(relevance: Array, threshold: float = 0.0) -> Array:
