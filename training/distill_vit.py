@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", default="localize/encoders/emoji")
     parser.add_argument("--out", type=Path, default=Path("training/vit"))
-    parser.add_argument("--steps", type=int, default=3000, help="steps of 128 crops")
+    parser.add_argument("--steps", type=int, default=1500, help="steps of 128 crops")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     teacher = AutoModel.from_pretrained(arguments.teacher).eval().requires_grad_(False)
