@@ -267,8 +267,7 @@ def _detect(parsed: argparse.Namespace) -> int:
         for folder in {output.parent for output in outputs.values()}:
             io.remove_abandoned(folder)
         localizer = _localizer(parsed, options)
-        with io.pillow_limit(options.max_pixels):
-            failures += _detect_all(localizer, outputs, parsed, settings)
+        failures += _detect_all(localizer, outputs, parsed, settings)
     return SOME_FAILED if failures else DONE
 
 

@@ -95,15 +95,19 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Picture:
         return source
     if isinstance(source, str | os.PathLike):
         path = os.fsdecode(source)
-        with _named(display_name(path)), _opened(path) as file:
+        with (
+            _named(display_name(path)),
+            _PILLOW_LIMIT.of(max_pixels),
+            _opened(path) as file,
+        ):
             pixels, notes = _decode(file, max_pixels)
         return Picture(pixels, os.path.basename(path), notes)
     if isinstance(source, bytes | bytearray | memoryview):
-        with _named("the picture given as bytes"):
+        with _named("the picture given as bytes"), _PILLOW_LIMIT.of(max_pixels):
             pixels, notes = _decode(BytesIO(source), max_pixels)
         return Picture(pixels, notes=notes)
     if isinstance(source, Image.Image):
-        with _named("the PIL image"):
+        with _named("the PIL image"), _PILLOW_LIMIT.of(max_pixels):
             pixels, notes = _upright(source, max_pixels)
         return Picture(pixels, notes=notes)
     return Picture(_from_array(source))
@@ -133,21 +137,6 @@ def read_ahead(
         finally:  # Nobody waits for what was not asked for after all.
             for future in pending:
                 future.cancel()
-
-
-@contextmanager
-def pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Let Pillow itself refuse more pixels than this, and no fewer, in the whole process.
-
-    Some of its decoders have pictures within pictures (icons, TIFF strips), which `read_image`
-    does not see before their memory is taken, and which Pillow holds against a limit of its own.
-    """
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = max_pixels // 2  # Pillow raises an error at twice its limit.
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
 
 
 # Image files ------------------------------------------------------------------------------------
@@ -196,7 +185,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "there is not enough memory for it"
     if isinstance(error, Image.DecompressionBombError):
-        return "its pixels are more than the limit; raise max_pixels and PIL.Image.MAX_IMAGE_PIXELS"
+        return "its pixels are more than the limit; raise max_pixels to read it anyway"
     if isinstance(error, OSError) and error.errno is not None:
         return _os_reason(error)
     detail = printable(str(error)) or type(error).__name__
@@ -241,6 +230,42 @@ class _Quiet:
 
 
 _QUIET = _Quiet()
+
+
+class _PillowLimit:
+    """Lets Pillow itself refuse more pixels than a reader does, and no fewer.
+
+    Some of its decoders have pictures within pictures (icons, TIFF strips), which `read_image`
+    does not see before their memory is taken, and which Pillow holds against a limit that is one
+    for the whole process. While threads read, that is the largest of their limits; afterwards it is
+    what it was.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._limits: list[int] = []
+        self._before: int | None = None
+
+    @contextmanager
+    def of(self, max_pixels: int) -> Iterator[None]:
+        with self._lock:
+            if not self._limits:
+                self._before = Image.MAX_IMAGE_PIXELS
+            self._limits.append(max_pixels)
+            self._set()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._limits.remove(max_pixels)
+                self._set()
+
+    def _set(self) -> None:
+        # Pillow raises an error at twice its limit.
+        Image.MAX_IMAGE_PIXELS = max(self._limits) // 2 if self._limits else self._before
+
+
+_PILLOW_LIMIT = _PillowLimit()
 
 
 @contextmanager
