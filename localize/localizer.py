@@ -147,6 +147,9 @@ class Localizer:
             batch_embeddings, batch_tokens = self._encode_batch(batch)
             embeddings.extend(batch_embeddings)
             tokens.extend(() if batch_tokens is None else batch_tokens)
+            if tokens and len(tokens) != len(embeddings):
+                method = f"{type(self.encoder).__name__}.encode_crops"
+                raise ValueError(f"{method} returned tokens for some batches and not for others")
             while waiting and len(embeddings) >= (count := sum(map(len, waiting[0][1]))):
                 yield Encoded(
                     *waiting.popleft(),

@@ -259,3 +259,17 @@ def test_thousands_of_prompts_are_answered_like_a_few(localizer):
     few, all_of_them = localizer.locate(encoded, many[:2]), localizer.locate(encoded, many)
     assert all_of_them.presence == pytest.approx(np.tile(few.presence, 300), abs=1e-6)
     assert {box.label for box in all_of_them.boxes} == {str(n) for n in range(0, 600, 2)}
+
+
+def test_an_encoder_that_gives_tokens_for_some_batches_only_is_refused():
+    class Moody(ColourEncoder):
+        calls = 0
+
+        def encode_crops(self, crops):
+            self.calls += 1
+            embeddings, tokens = super().encode_crops(crops)
+            return embeddings, tokens if self.calls % 2 else None
+
+    picture = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    with pytest.raises(ValueError, match="tokens for some batches and not for others"):
+        Localizer(Moody(), Options(batch_size=8)).encode(picture)
