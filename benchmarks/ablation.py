@@ -19,12 +19,11 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from material import add_material, material
 
 from localize import Localizer, Options, boxes, edges, localizer, relevance
-from localize.encoders import load_encoder
 from localize.evaluation import metrics
-from localize.evaluation.coco import read_coco
-from localize.evaluation.evaluate import figures, load_object, peaks, scene_samples
+from localize.evaluation.evaluate import answer_of, figures
 from localize.evaluation.samples import Answer, Sample
 
 
@@ -76,20 +75,11 @@ DECISIONS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="a folder in COCO's layout")
-    source.add_argument("--scenes", type=int, metavar="N", help="N generated scenes")
-    parser.add_argument("--seed", type=int, default=0, help="of the first scene")
-    parser.add_argument("--encoder", metavar="MODULE:OBJECT", help="in place of --model")
-    parser.add_argument("--model", default="emoji", help="a checkpoint; default: %(default)s")
+    add_material(parser)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="these decisions alone")
     parsed = parser.parse_args()
-    encoder = load_object(parsed.encoder) if parsed.encoder else load_encoder(parsed.model)
-    if parsed.data:
-        samples: Sequence[Sample] = read_coco(parsed.data)
-    else:
-        samples = list(scene_samples(parsed.scenes, parsed.seed))
+    encoder, samples = material(parsed)
     decisions = [each for each in DECISIONS if not parsed.only or each.name in parsed.only]
     rows = measure(encoder, samples, decisions)
     for row in rows:
@@ -135,16 +125,7 @@ def ask(machine: Localizer, encoded: Any, sample: Sample, decision: Decision) ->
     encoded = replace(encoded, tokens=encoded.tokens if decision.tokens else None)
     with undone(decision):
         result = machine.locate(encoded, sample.truth.prompts)
-    return Answer(
-        labels=tuple(box.label for box in result.boxes),
-        scores=np.array([box.score for box in result.boxes], np.float64),
-        xyxy=np.array([box.xyxy for box in result.boxes], np.float64).reshape(-1, 4),
-        presence=result.presence.astype(np.float64),
-        peaks=peaks(result),
-        crops=encoded.num_crops,
-        encode_seconds=0.0,
-        locate_seconds=0.0,
-    )
+    return answer_of(result, encoded.num_crops)
 
 
 @contextlib.contextmanager

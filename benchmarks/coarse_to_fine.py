@@ -14,39 +14,29 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from material import add_material, material
+
 from localize import Localizer, Options
 from localize.content import content
-from localize.encoders import load_encoder
-from localize.evaluation.coco import read_coco
-from localize.evaluation.evaluate import ask, figures, load_object, scene_samples
+from localize.evaluation.evaluate import answer_of, figures
 from localize.evaluation.samples import Answer, Sample
 from localize.localizer import Encoded
-from localize.result import Localization
 from localize.windows import within_budget
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--scenes", type=int, metavar="N", help="N generated scenes")
-    source.add_argument("--data", type=Path, help="a folder in COCO's layout")
-    parser.add_argument("--seed", type=int, default=0, help="of the first scene")
-    parser.add_argument("--model", default="emoji", help="a checkpoint; default: %(default)s")
-    parser.add_argument("--encoder", metavar="MODULE:OBJECT", help="in place of --model")
+    add_material(parser)
     parser.add_argument("--stride", type=float, default=0.375, help="default: %(default)s")
     parser.add_argument("--budget", type=int, nargs="+", default=[57], metavar="N")
     parser.add_argument("--least", type=float, default=0.02, help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parsed = parser.parse_args()
-    encoder = load_encoder(parsed.model) if parsed.encoder is None else load_object(parsed.encoder)
-    if parsed.data:
-        samples = list(read_coco(parsed.data))
-    else:
-        samples = list(scene_samples(parsed.scenes, parsed.seed))
+    encoder, samples = material(parsed)
     usual = Options(threshold=parsed.least)
     rows = measure(encoder, samples, replace(usual, stride=parsed.stride), usual, parsed.budget)
     print(
@@ -75,7 +65,8 @@ def measure(
         encoded |= {f"budget of {budget}": part_of(whole, budget) for budget in budgets}
         encoded["default options"] = default.encode(sample.image)
         for name, each in encoded.items():
-            answers.setdefault(name, []).append(ask(Ready(default, each), sample))
+            result = default.locate(each, sample.truth.prompts)
+            answers.setdefault(name, []).append(answer_of(result, each.num_crops))
     truths = [sample.truth for sample in samples]
     return {name: figures(truths, found, Options().threshold) for name, found in answers.items()}
 
@@ -88,20 +79,6 @@ def part_of(whole: Encoded, budget: int) -> Encoded:
     kept = [index for index, window in enumerate(windows) if window in wanted]
     tokens = None if whole.tokens is None else whole.tokens[kept]
     return replace(whole, grids=grids, embeddings=whole.embeddings[kept], tokens=tokens)
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A localizer with a picture that is encoded already, as `ask` takes it."""
-
-    localizer: Localizer
-    encoded: Encoded
-
-    def encode(self, image: Any) -> Encoded:
-        return self.encoded
-
-    def locate(self, encoded: Encoded, prompts: Any) -> Localization:
-        return self.localizer.locate(encoded, prompts)
 
 
 if __name__ == "__main__":

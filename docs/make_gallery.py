@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from localize import Localization, Localizer
+from localize.evaluation.metrics import box_iou
 from localize.evaluation.scenes import Scene, make_scene
 from localize.io import write_bytes, write_image
 
@@ -25,10 +26,7 @@ its true box with an intersection over union of at least 0.5. Made by `python do
 
 def overlaps(box: tuple[float, ...], truth: tuple[float, ...]) -> bool:
     """Whether two xyxy boxes have an intersection over union of at least 0.5."""
-    corners = np.array([box, truth], float)
-    width, height = np.maximum(corners[:, 2:].min(0) - corners[:, :2].max(0), 0)
-    areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
-    return bool(2 * width * height >= areas.sum() - width * height)
+    return bool(box_iou(np.array([box]), np.array([truth]))[0, 0] >= 0.5)
 
 
 def verdict(scene: Scene, result: Localization) -> str:
