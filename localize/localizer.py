@@ -21,7 +21,7 @@ import torch
 from localize.boxes import find_boxes, threshold_boxes
 from localize.content import content
 from localize.crops import batches, crops_of
-from localize.edges import follow_edges, superpixels
+from localize.edges import Superpixels, follow_edges, superpixels
 from localize.encoders import check_crop_embeddings, load_encoder
 from localize.encoders.checks import as_pair, check_encoder, check_same_length
 from localize.encoders.device import choose_batch_size
@@ -72,7 +72,7 @@ class Encoded:
         return len(self.embeddings)
 
     @cached_property
-    def superpixels(self) -> tuple[npt.NDArray[np.intp], ...]:
+    def superpixels(self) -> tuple[Superpixels, ...]:
         """The segmentations that maps follow, of the maps' size; made when first asked for."""
         height, width = self.picture.pixels.shape[:2]
         return superpixels(self.picture.pixels, map_size(width, height))
