@@ -27,7 +27,7 @@ OVERLAP = 0.4
 NESTED = 0.75
 """A box that shares more than this part of the smaller area with a better one is nested with it."""
 
-DOUBT = 0.7
+DOUBT = 0.8
 """Factor to the score of a nested box: it is more likely a part, or the surroundings, of the same
 thing than another one."""
 
@@ -48,7 +48,7 @@ def find_boxes(relevance: Array, threshold: float = 0.0) -> Array:
     Candidates are the boxes of connected components at many thresholds, so that a weak thing beside
     a strong one is not lost and neither extent nor number hangs on one threshold; `contrast` scores
     them, and of those that overlap the best stays (non-maximum suppression). What is nested with a
-    better box stays at seven tenths of its score, if that reaches three times the threshold.
+    better box stays at four fifths of its score, if that reaches three times the threshold.
 
     relevance: float32 (h, w) in [0, 1]. threshold: the least score of a box.
     Returns float32 (N, 5), N at most `MAX_BOXES`: xyxy in pixels of the map and a score in (0, 1].

@@ -14,10 +14,10 @@ FINE_SIDE, COARSE_SIDE = 160, 48
 
 
 def content(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """How much changes at each place: the squared mean of the root of the colour gradient, > 0.
+    """How much changes at each place: the mean of the root of the colour gradient, > 0.
 
     pixels: uint8 (H, W, 3), RGB. Returns float64 (h, w) of at most COARSE_SIDE, in units of its
-    mean over the picture before squaring.
+    mean over the picture.
     Colours are CIE L*a*b*, whose distances are about those that people see. The root,
     because one strong edge is less worth looking at than many weak ones.
     """
@@ -27,7 +27,7 @@ def content(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     change = np.sqrt(np.sqrt(sum((step**2).sum(2) for step in steps)))
     answer = cv2.resize(change, _fit(pixels, COARSE_SIDE), interpolation=cv2.INTER_AREA)
     # A picture of one colour has the same nothing everywhere.
-    return ((answer + 1e-6) / (answer.mean() + 1e-6)) ** 2
+    return (answer + 1e-6) / (answer.mean() + 1e-6)
 
 
 def _fit(pixels: npt.NDArray[np.uint8], side: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ Pure geometry of numbers: knows no pixels, no torch, no model.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -104,28 +105,39 @@ def within_budget(
 
     content: (h, w), how much there is to see at each place of the picture, > 0; its unit is free.
 
-    A window's gain is the content that it covers and that the windows chosen before it in its own
-    grid do not, as a share of all content. Coarse windows have the larger shares, so they come
-    first; then finer ones where there is something to see, next to each other or not as the gains
-    fall. Grids of which no window is chosen are left out.
+    A window covers each place as much as a Gaussian about its centre says, and its gain is the
+    content that it covers more than the windows chosen before it in its own grid do. So coarse
+    windows come first, and finer ones stand apart from each other, closer where there is more to
+    see. Grids of which no window is chosen are left out.
     """
     if sum(map(len, grids)) <= budget:
         return tuple(grids)
     content = content / content.sum()
-    shares = [_shares(grid, content.shape) for grid in grids]
-    uncovered = [content] * len(grids)
-    gains = [(down @ content @ across.T).ravel() for down, across in shares]
-    gains[0][0] = np.inf
-    chosen: list[list[int]] = [[] for _ in grids]
-    for _ in range(budget):
-        best = max(range(len(grids)), key=lambda index: gains[index].max())
-        window = int(gains[best].argmax())
-        chosen[best].append(window)
-        down, across = shares[best]
+    profiles = [_profiles(grid, content.shape) for grid in grids]
+    covered = [np.zeros(content.shape)] * len(grids)
+    chosen: list[list[int]] = [[0], *([] for _ in grids[1:])]
+    # As gains only fall, one that is up to date and above the others' old ones is the largest
+    # (Minoux, "Accelerated greedy algorithms for maximizing submodular set functions", 1978).
+    queue = [
+        (-gain, index, window)
+        for index, (down, across) in enumerate(profiles)
+        if index > 0
+        for window, gain in enumerate((down @ content @ across.T).ravel().tolist())
+    ]
+    heapq.heapify(queue)
+    left = budget - 1
+    while left > 0:
+        _, index, window = heapq.heappop(queue)
+        down, across = profiles[index]
         row, column = divmod(window, len(across))
-        uncovered[best] = uncovered[best] - np.outer(down[row], across[column]) * content
-        gains[best] = (down @ uncovered[best] @ across.T).ravel()
-        gains[best][chosen[best]] = -1
+        profile = np.outer(down[row], across[column])
+        gain = float((np.maximum(profile - covered[index], 0) * content).sum())
+        if queue and gain < -queue[0][0]:
+            heapq.heappush(queue, (-gain, index, window))
+            continue
+        chosen[index].append(window)
+        covered[index] = np.maximum(covered[index], profile)
+        left -= 1
     return tuple(
         grid if len(windows) == len(grid) else replace(grid, chosen=tuple(sorted(windows)))
         for grid, windows in zip(grids, chosen, strict=True)
@@ -133,19 +145,19 @@ def within_budget(
     )
 
 
-def _shares(
+def _profiles(
     grid: Grid, shape: tuple[int, ...]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Which part of each row (rows, h) and column (columns, w) of pixels each window answers for.
+    """How much each row of windows covers of h places, and each column of w.
 
-    Of windows that overlap each has a part in proportion to a Gaussian about its centre.
+    Returns float64 (rows, h) and (columns, w), Gaussians in [0, 1] and 0 outside the window.
     """
 
     def axis(starts: Sequence[int], level: int, length: int) -> npt.NDArray[np.float64]:
         places = (np.arange(length) + 0.5) * level / length
         inside = (places - np.array(starts)[:, None]) / grid.side
-        weights = np.exp(-0.5 * ((inside - 0.5) / 0.25) ** 2) * ((inside >= 0) & (inside < 1))
-        return weights / weights.sum(0)
+        gaussian = np.exp(-0.5 * ((inside - 0.5) / 0.25) ** 2)
+        return np.where((inside >= 0) & (inside < 1), gaussian, 0.0)
 
     return axis(grid.ys, grid.level[1], shape[0]), axis(grid.xs, grid.level[0], shape[1])
 

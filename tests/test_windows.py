@@ -133,6 +133,45 @@ def test_windows_of_a_budget_are_windows_of_the_full_scan_in_its_order():
         assert places == sorted(set(places))
 
 
+def plain_greedy(grids, content, budget):
+    """Boxes of the windows that `within_budget` chooses, with every gain computed every time."""
+    height, width = content.shape
+
+    def profile(grid, corner):
+        across, down = (
+            (np.arange(length) + 0.5) * grid.level[axis] / length - corner[axis]
+            for axis, length in enumerate((width, height))
+        )
+        x, y = np.meshgrid(across / grid.side, down / grid.side)
+        bell = np.exp(-8 * ((x - 0.5) ** 2 + (y - 0.5) ** 2))
+        return bell * ((x >= 0) & (x < 1) & (y >= 0) & (y < 1))
+
+    covered = {grid.level: np.zeros(content.shape) for grid in grids}
+    windows = [
+        (grid.level, box, profile(grid, corner))
+        for grid in grids[1:]
+        for corner, box in zip(grid.corners, grid.boxes.tolist(), strict=True)
+    ]
+    chosen = [grids[0].boxes[0].tolist()]
+    while len(chosen) < budget:
+        gains = [
+            round((np.maximum(bell - covered[level], 0) * content).sum(), 9)
+            for level, _, bell in windows
+        ]
+        level, box, bell = windows.pop(int(np.argmax(gains)))
+        covered[level] = np.maximum(covered[level], bell)
+        chosen.append(box)
+    return chosen
+
+
+@pytest.mark.parametrize("budget", [2, 10, 40])
+def test_the_windows_chosen_are_those_of_a_plain_greedy_search(budget):
+    content = np.random.default_rng(5).random((36, 48)) ** 3 + 0.01
+    grids = make_grids(640, 480, 224, SCALES, 0.375)
+    found = [box for grid in within_budget(grids, content, budget) for box in grid.boxes.tolist()]
+    assert sorted(found) == sorted(plain_greedy(grids, content, budget))
+
+
 def test_coarse_windows_come_before_fine_ones():
     few = budgeted(np.ones((36, 48)), 6)
     assert [len(grid) for grid in few[:2]] == [1, 2]
@@ -144,7 +183,7 @@ def test_fine_windows_are_spent_where_there_is_something_to_see():
     finest = budgeted(content, 50)[-1].boxes
     centres = (finest[:, :2] + finest[:, 2:]) / 2
     there = (centres < (320, 240)).all(1)
-    assert there.mean() > 0.6
+    assert there.mean() > 0.5  # in a quarter of the picture
 
 
 def test_where_everything_is_alike_windows_are_spread_over_the_picture():
