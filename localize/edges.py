@@ -23,8 +23,8 @@ average of three was more accurate than the middle one alone, and five were no b
 SMOOTHING = 0.8  # standard deviation in pixels, as Felzenszwalb and Huttenlocher set it
 
 SHARE = 0.4
-"""How much of a superpixel's relevance is its neighbours'. With .5 and more, photos gain no more
-and small things on plain backgrounds lose."""
+"""How much of a superpixel's relevance is its neighbours'. With .5, photos gain no more and scenes
+lose a little (docs/ablation.md)."""
 
 LIKENESS = 0.03
 """The squared distance of two neighbours' colours, as a part of the mean one, at which they share

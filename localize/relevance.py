@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from localize.windows import Grid
+from localize.windows import Grid, window_profiles
 
 Array = npt.NDArray[np.float32]
 
@@ -175,12 +175,12 @@ def _axis_weights(
 ) -> torch.Tensor:
     """Weight of every cell of every window at every pixel of one axis: (length, windows * cells).
 
-    A window's profile is a Gaussian about its centre with a standard deviation of a quarter of its
-    side; inside it the cells are interpolated linearly, and cells beyond the border do not exist.
+    Inside a window's profile (see `window_profiles`) its cells are interpolated linearly, and cells
+    beyond the border do not exist.
     """
     pixels = (torch.arange(length) + 0.5) * (level / length)
     inside = (pixels[:, None] - torch.tensor(starts)) / side
-    profile = torch.exp(-0.5 * ((inside - 0.5) / 0.25) ** 2) * ((inside >= 0) & (inside < 1))
+    profile = torch.from_numpy(window_profiles(starts, side, level, length).T).float()
     centres = (torch.arange(cells) + 0.5) / cells
     place = inside.clamp(0.5 / cells, 1 - 0.5 / cells)
     hats = (1 - cells * (place[..., None] - centres).abs()).clamp_min(0)

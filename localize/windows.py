@@ -112,8 +112,14 @@ def within_budget(
     """
     if sum(map(len, grids)) <= budget:
         return tuple(grids)
-    content = content / content.sum()
-    profiles = [_profiles(grid, content.shape) for grid in grids]
+    height, width = content.shape
+    profiles = [
+        (
+            window_profiles(grid.ys, grid.side, grid.level[1], height),
+            window_profiles(grid.xs, grid.side, grid.level[0], width),
+        )
+        for grid in grids
+    ]
     covered = [np.zeros(content.shape)] * len(grids)
     chosen: list[list[int]] = [[0], *([] for _ in grids[1:])]
     # As gains only fall, one that is up to date and above the others' old ones is the largest
@@ -125,8 +131,7 @@ def within_budget(
         for window, gain in enumerate((down @ content @ across.T).ravel().tolist())
     ]
     heapq.heapify(queue)
-    left = budget - 1
-    while left > 0:
+    while sum(map(len, chosen)) < budget:
         _, index, window = heapq.heappop(queue)
         down, across = profiles[index]
         row, column = divmod(window, len(across))
@@ -137,7 +142,6 @@ def within_budget(
             continue
         chosen[index].append(window)
         covered[index] = np.maximum(covered[index], profile)
-        left -= 1
     return tuple(
         grid if len(windows) == len(grid) else replace(grid, chosen=tuple(sorted(windows)))
         for grid, windows in zip(grids, chosen, strict=True)
@@ -145,21 +149,21 @@ def within_budget(
     )
 
 
-def _profiles(
-    grid: Grid, shape: tuple[int, ...]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """How much each row of windows covers of h places, and each column of w.
+def window_profiles(
+    starts: Sequence[int], side: int, level: int, length: int
+) -> npt.NDArray[np.float64]:
+    """How much each window along one axis says about each place of it: (windows, length) in [0, 1].
 
-    Returns float64 (rows, h) and (columns, w), Gaussians in [0, 1] and 0 outside the window.
+    A Gaussian about the window's centre, of a standard deviation of a quarter of its side, and 0
+    outside it.
+
+    starts, side, level: the windows' first pixels, their side and the axis' length, in pixels of
+    the level. length: how many places the axis is divided into.
     """
-
-    def axis(starts: Sequence[int], level: int, length: int) -> npt.NDArray[np.float64]:
-        places = (np.arange(length) + 0.5) * level / length
-        inside = (places - np.array(starts)[:, None]) / grid.side
-        gaussian = np.exp(-0.5 * ((inside - 0.5) / 0.25) ** 2)
-        return np.where((inside >= 0) & (inside < 1), gaussian, 0.0)
-
-    return axis(grid.ys, grid.level[1], shape[0]), axis(grid.xs, grid.level[0], shape[1])
+    places = (np.arange(length) + 0.5) * (level / length)
+    inside = (places - np.array(starts)[:, None]) / side
+    gaussian = np.exp(-0.5 * ((inside - 0.5) / 0.25) ** 2)
+    return np.where((inside >= 0) & (inside < 1), gaussian, 0.0)
 
 
 def _starts(length: int, side: int, step: int) -> tuple[int, ...]:
