@@ -21,13 +21,17 @@ SIMPLE_LEVEL = 0.5
 RING = 0.25
 """Width of the ring around a box, as a fraction of the box's width and height."""
 
+STRENGTH = 0.45
+"""Power of the relevance inside a box in its score: with 0 a faint thing that stands alone would be
+as sure as a strong one, with 1 the bright part of a bright surrounding would come before it."""
+
 OVERLAP = 0.4
 """Of two boxes whose IoU is above this only the better is kept."""
 
 NESTED = 0.75
 """A box that shares more than this part of the smaller area with a better one is nested with it."""
 
-DOUBT = 0.8
+DOUBT = 0.7
 """Factor to the score of a nested box: it is more likely a part, or the surroundings, of the same
 thing than another one."""
 
@@ -48,12 +52,12 @@ def find_boxes(relevance: Array, threshold: float = 0.0) -> Array:
     Candidates are the boxes of connected components at many thresholds, so that a weak thing beside
     a strong one is not lost and neither extent nor number hangs on one threshold; `contrast` scores
     them, and of those that overlap the best stays (non-maximum suppression). What is nested with a
-    better box stays at four fifths of its score, if that reaches three times the threshold.
+    better box stays at seven tenths of its score, if that reaches three times the threshold.
 
     relevance: float32 (h, w) in [0, 1]. threshold: the least score of a box.
     Returns float32 (N, 5), N at most `MAX_BOXES`: xyxy in pixels of the map and a score in (0, 1].
     """
-    if relevance.max() ** 0.5 < threshold:  # no box can score more
+    if relevance.max() ** STRENGTH < threshold:  # no box can score more
         return np.empty((0, 5), np.float32)
     candidates = _components(relevance, LEVELS)
     scores = contrast(relevance, candidates)
@@ -83,9 +87,8 @@ def contrast(relevance: Array, boxes: Boxes) -> Array:
     """How relevant the inside of each box is, and how much less the ring around it.
 
     relevance: float32 (h, w) in [0, 1]. boxes: integers (N, 4), xyxy in pixels of the map.
-    Returns float32 (N,) in [0, 1]: sqrt(inside) * (1 - ring / inside), where inside and ring are
-    means, and less than nothing counts as 0. The root keeps a faint thing that stands alone ahead
-    of a bright part of a bright surrounding. Beyond the border the ring is taken to be half as
+    Returns float32 (N,) in [0, 1]: inside^STRENGTH * (1 - ring / inside), where inside and ring
+    are means, and less than nothing counts as 0. Beyond the border the ring is taken to be half as
     relevant as the inside: what is cut off there is unknown.
     """
     height, width = relevance.shape
@@ -101,7 +104,7 @@ def contrast(relevance: Array, boxes: Boxes) -> Array:
     total = _sums(integral, boxes)
     inside = total / area
     ring = (_sums(integral, outer) - total + beyond * inside / 2) / ring_area
-    scores = (inside - ring) / np.sqrt(np.maximum(inside, np.finfo(np.float32).tiny))
+    scores = (inside - ring) / np.maximum(inside, np.finfo(np.float32).tiny) ** (1 - STRENGTH)
     return np.clip(scores, 0, 1).astype(np.float32)
 
 

@@ -22,9 +22,9 @@ average of three was more accurate than the middle one alone, and five were no b
 
 SMOOTHING = 0.8  # standard deviation in pixels, as Felzenszwalb and Huttenlocher set it
 
-SHARE = 0.4
-"""How much of a superpixel's relevance is its neighbours'. With .5, photos gain no more and scenes
-lose a little (docs/ablation.md)."""
+SHARE = 0.5
+"""How much of a superpixel's relevance is its neighbours'. More helps photos, less helps scenes,
+whose things have hard edges and loud parts (docs/ablation.md)."""
 
 LIKENESS = 0.03
 """The squared distance of two neighbours' colours, as a part of the mean one, at which they share
@@ -34,7 +34,7 @@ OWN = 0.1
 """How many of its own pixels, as a part of them, a superpixel counts among its neighbours', so that
 what looks like nothing around it keeps its relevance."""
 
-STEPS = 8  # what later ones would change is below SHARE ** STEPS, a thousandth of the range
+STEPS = 10  # what later ones would change is below SHARE ** STEPS, a thousandth of the range
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,6 +30,7 @@ from localize.io import ImageError, ImageSource, Picture, read_ahead
 from localize.options import Options
 from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt
 from localize.relevance import (
+    distinctness,
     map_size,
     presences,
     probabilities,
@@ -262,17 +263,21 @@ class Localizer:
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Presence (P,) and maps (P, h, w) of prompts (P, D), some at a time to bound memory.
 
-        Tokens and edges are worth their time only for what may be in the picture: the map of a
-        prompt whose presence is below the threshold is that of its windows.
+        Tokens, distinctness and edges are worth their time only for what may be in the picture: the
+        map of a prompt whose presence is below the threshold is that of its windows.
         """
+        cells = encoded.embeddings[:, None, None] if encoded.tokens is None else encoded.tokens
         presence, maps = [], []
         for part in wanted.split(PROMPTS_AT_ONCE):
             windows, tokens = self._scores(encoded, part)
             presence.append(presences(windows, tokens))
             here = np.flatnonzero(presence[-1] >= self.options.threshold)
             maps.append(relevance_maps(encoded.grids, windows, None))
-            if tokens is not None and len(here):
+            if not len(here):
+                continue
+            if tokens is not None:
                 maps[-1][here] = relevance_maps(encoded.grids, windows[:, here], tokens[..., here])
+            maps[-1][here] *= distinctness(encoded.grids, cells @ part[here].T)
         all_presence, all_maps = np.concatenate(presence), np.concatenate(maps)
         here_at_all = all_presence >= self.options.threshold
         if here_at_all.any():

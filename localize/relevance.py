@@ -31,6 +31,13 @@ DIFFERENT = 0.6
 TOKEN_POWER = 0.4
 """Weight of the tokens in the weighted geometric mean of a window's score and its tokens'."""
 
+DISTINCT = 2.0
+"""How sharply likeness above the picture's mean is told from likeness below it, a standard
+deviation."""
+
+LEAST_SPREAD = 1e-3
+"""Standard deviation below which the cosines in a picture differ by little but rounding."""
+
 SURE = 0.15
 """Share of a place's full weight that its chosen windows need to speak for their scale alone: a
 sudden change at a window's rim would look like an edge of something."""
@@ -118,13 +125,34 @@ def relevance_maps(
     one decides for it. The whole picture, squeezed out of shape, has no part in the map unless
     there is nothing else.
     """
-    scores = _fused(window_scores, token_scores)
+    mean = _mean_over_scales(grids, _fused(window_scores, token_scores))
+    return np.asarray(mean.clamp(0, 1).numpy(), np.float32)
+
+
+def distinctness(grids: Sequence[Grid], likeness: torch.Tensor) -> Array:
+    """How much more a place is like each prompt than the picture is on the whole.
+
+    likeness: (N, th, tw, P), the cosine of every token (1 x 1: of every window) with every prompt.
+    Returns float32 (P, h, w) of `map_size`, in [0, 1] with a peak of 1, to multiply maps with.
+
+    With z the standard score of a cosine among those of the picture, it is the mean of
+    sigmoid(DISTINCT * z), squared. Negatives have no say in it: where a part of a thing goes by a
+    name of its own (a sleeve is a shirt as well as a person), or where a place is like nothing at
+    all, probabilities mislead and it does not.
+    """
+    spread, mean = torch.std_mean(likeness, dim=(0, 1, 2), correction=0)
+    standard = (likeness - mean) / spread.clamp_min(LEAST_SPREAD)
+    maps = _mean_over_scales(grids, torch.sigmoid(DISTINCT * standard)) ** 2
+    return np.asarray((maps / maps.amax((1, 2), keepdim=True)).numpy(), np.float32)
+
+
+def _mean_over_scales(grids: Sequence[Grid], scores: torch.Tensor) -> torch.Tensor:
+    """The overlap averages (P, h, w) of all grids but the whole picture's, averaged."""
     parts = list(zip(grids, torch.split(scores, [len(grid) for grid in grids]), strict=True))
     maps = [overlap_average(*parts[0])]
     for grid, part in parts[1:]:
         maps.append(overlap_average(grid, part, elsewhere=maps[-1]))
-    mean = torch.stack(maps[1:] or maps).mean(0)
-    return np.asarray(mean.clamp(0, 1).numpy(), np.float32)
+    return torch.stack(maps[1:] or maps).mean(0)
 
 
 def _fused(window_scores: torch.Tensor, token_scores: torch.Tensor | None) -> torch.Tensor:

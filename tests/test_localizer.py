@@ -10,6 +10,7 @@ from colours import ColourEncoder, unit
 from PIL import Image
 
 from localize import Localizer, Options, Prompt
+from localize.relevance import relevance_maps
 
 
 class ColourEncoderWithoutTokens(ColourEncoder):
@@ -57,6 +58,21 @@ def test_what_is_not_in_the_picture_gets_no_box_and_a_low_presence(localizer):
     assert [box.label for box in result.boxes if box.label == "blue"] == []
     assert result.presence[0] > 0.8
     assert result.presence[1] < 0.2
+
+
+def test_a_place_that_is_less_like_the_prompt_than_the_picture_is_has_little_relevance(localizer):
+    """A faint red everywhere is no thing, while a full red one stands out of it as before."""
+    pixels = picture(xyxy=(60, 80, 140, 160))
+    pixels[(pixels == 128).all(2)] = (150, 90, 90)
+    found = localizer.locate(pixels, ["red"])
+    encoded = localizer.encode(pixels)
+    plain = localizer._scores(encoded, localizer.embed_prompts("red"))
+    (without,) = relevance_maps(encoded.grids, *plain)
+    thing, far = np.s_[45:75, 35:65], np.s_[:, 110:]
+    (relevance,) = found.maps
+    assert relevance[far].mean() / relevance[thing].mean() < 0.7 * (
+        without[far].mean() / without[thing].mean()
+    )
 
 
 def test_two_things_of_one_name_get_two_boxes():

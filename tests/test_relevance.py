@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from localize.relevance import (
     LEAST_BANK,
     TOKEN_POWER,
+    distinctness,
     map_size,
     overlap_average,
     presences,
@@ -189,3 +190,33 @@ def test_where_there_is_only_the_whole_picture_its_tokens_are_the_map():
     (relevance,) = relevance_maps(grids, torch.ones(1, 1), tokens)
     assert relevance[-1, 0] == pytest.approx(1)
     assert relevance[0, -1] == pytest.approx(0)
+
+
+def test_distinctness_is_the_squared_mean_of_logistic_standard_scores_with_a_peak_of_one():
+    grids = make_grids(320, 240, 32, SCALES, 0.75)
+    count = sum(map(len, grids))
+    likeness = 0.2 + 0.05 * torch.randn(count, 2, 3, 2, generator=torch.manual_seed(8))
+    for prompt, found in enumerate(distinctness(grids, likeness)):
+        cosines = likeness[..., prompt : prompt + 1].double().numpy()
+        logistic = 1 / (1 + np.exp(-2 * (cosines - cosines.mean()) / cosines.std()))
+        maps, start = [], 0
+        for grid in grids:
+            part = torch.from_numpy(logistic[start : start + len(grid)]).float()
+            maps.append(overlap_average(grid, part)[0].numpy())
+            start += len(grid)
+        expected = np.mean(maps[1:], axis=0) ** 2
+        np.testing.assert_allclose(found, expected / expected.max(), rtol=1e-4)
+
+
+def test_distinctness_does_not_depend_on_how_alike_an_encoder_finds_everything():
+    grids = make_grids(320, 240, 32, SCALES, 0.75)
+    likeness = torch.rand(sum(map(len, grids)), 1, 1, 3, generator=torch.manual_seed(9))
+    narrow = distinctness(grids, 0.7 + 0.05 * likeness)
+    np.testing.assert_allclose(narrow, distinctness(grids, likeness), rtol=1e-3)
+
+
+def test_where_all_places_are_equally_like_a_prompt_none_is_distinct():
+    grids = make_grids(320, 240, 32, SCALES, 0.75)
+    likeness = torch.full((sum(map(len, grids)), 2, 2, 1), 0.25)
+    rounding = 1e-7 * torch.randn(likeness.shape, generator=torch.manual_seed(10))
+    np.testing.assert_allclose(distinctness(grids, likeness + rounding), 1, rtol=1e-3)
