@@ -44,28 +44,37 @@ def inside_only(relevance_map: Any, candidates: Any) -> Any:
     return (boxes._sums(integral, candidates) / areas).astype(np.float32)
 
 
-def difference(relevance_map: Any, candidates: Any) -> Any:
-    """Box scores of inside less ring, without the root."""
-    scores = CONTRAST(relevance_map, candidates)
-    return scores * np.sqrt(np.maximum(inside_only(relevance_map, candidates), 0))
+def nothing_stands_out(grids: Any, likeness: Any) -> Any:
+    """In place of `distinctness`: leaves maps as they are."""
+    return np.ones((likeness.shape[-1], 1, 1), np.float32)
 
 
-CONTRAST = boxes.contrast
+def of_the_distinct_map(relevance_map: Any, threshold: float, plain: Any) -> Any:
+    """In place of `find_boxes`: scores boxes in one map alone."""
+    return boxes.find_boxes(relevance_map, threshold)
+
+
+SHARP = (localizer, "find_boxes", of_the_distinct_map)
+PLAIN = (localizer, "distinctness", nothing_stands_out)
 
 DECISIONS = (
     Decision("as it is"),
     Decision("no tokens, windows only", tokens=False),
+    Decision("likeness not set against the picture's", constants=[PLAIN]),
+    Decision("both: windows only, not set against it", constants=[PLAIN], tokens=False),
     Decision("tokens alone", constants=[(relevance, "TOKEN_POWER", 1.0)]),
     Decision("tokens^0.2", constants=[(relevance, "TOKEN_POWER", 0.2)]),
     Decision("tokens^0.6", constants=[(relevance, "TOKEN_POWER", 0.6)]),
     Decision("near-synonyms count as negatives", constants=[(relevance, "SYNONYM", 1.0)]),
     Decision("maps do not follow edges", constants=[(localizer, "follow_edges", lambda m, _: m)]),
     Decision("superpixels share nothing", constants=[(edges, "SHARE", 0.0)]),
-    Decision("superpixels share .5", constants=[(edges, "SHARE", 0.5)]),
+    Decision("superpixels share .4", constants=[(edges, "SHARE", 0.4)]),
     Decision("one segmentation", constants=[(edges, "COARSENESS", ((50, 20),))]),
     Decision("boxes at one threshold", options={"boxes": "threshold"}),
+    Decision("box score: in the distinct map", constants=[SHARP]),
     Decision("box score: mean inside", constants=[(boxes, "contrast", inside_only)]),
-    Decision("box score: inside - ring", constants=[(boxes, "contrast", difference)]),
+    Decision("box score: inside - ring", constants=[(boxes, "STRENGTH", 1.0)]),
+    Decision("box score: root of inside", constants=[(boxes, "STRENGTH", 0.5)]),
     Decision("nested boxes at their full score", constants=[(boxes, "DOUBT", 1.0)]),
     Decision("nested boxes at half", constants=[(boxes, "DOUBT", 0.5)]),
     Decision("wider ring", constants=[(boxes, "RING", 0.5)]),

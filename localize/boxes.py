@@ -46,7 +46,7 @@ LEAST_AREA = 4
 """Components of fewer pixels of the map are noise."""
 
 
-def find_boxes(relevance: Array, threshold: float = 0.0) -> Array:
+def find_boxes(relevance: Array, threshold: float = 0.0, plain: Array | None = None) -> Array:
     """The boxes that stand out from their surroundings, best first.
 
     Candidates are the boxes of connected components at many thresholds, so that a weak thing beside
@@ -54,13 +54,16 @@ def find_boxes(relevance: Array, threshold: float = 0.0) -> Array:
     them, and of those that overlap the best stays (non-maximum suppression). What is nested with a
     better box stays at seven tenths of its score, if that reaches three times the threshold.
 
-    relevance: float32 (h, w) in [0, 1]. threshold: the least score of a box.
+    relevance: float32 (h, w) in [0, 1]. threshold: the least score of a box. plain: float32 (h, w)
+    in [0, 1], the same map before it was made distinct, if it was. That sets small things apart
+    and leaves of large ones the most telling part, so a box scores by the better of the two.
     Returns float32 (N, 5), N at most `MAX_BOXES`: xyxy in pixels of the map and a score in (0, 1].
     """
-    if relevance.max() ** STRENGTH < threshold:  # no box can score more
+    maps = [relevance] if plain is None else [relevance, plain]
+    if max(map(np.max, maps)) ** STRENGTH < threshold:  # no box can score more
         return np.empty((0, 5), np.float32)
     candidates = _components(relevance, LEVELS)
-    scores = contrast(relevance, candidates)
+    scores = np.maximum.reduce([contrast(each, candidates) for each in maps])
     xywh = np.concatenate([candidates[:, :2], candidates[:, 2:] - candidates[:, :2]], axis=1)
     best = cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), threshold, OVERLAP)
     kept = np.asarray(best, int)[:MAX_BOXES]

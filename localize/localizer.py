@@ -170,7 +170,7 @@ class Localizer:
         """
         encoded = image if isinstance(image, Encoded) else self.encode(image)
         asked = _as_prompts(prompts)
-        presence, maps = self._relevance(encoded, self._embed(asked))
+        presence, maps, plain = self._relevance(encoded, self._embed(asked))
         return Localization(
             pixels=encoded.picture.pixels,
             file=encoded.picture.file,
@@ -179,7 +179,7 @@ class Localizer:
             prompts=tuple(prompt.label for prompt in asked),
             presence=presence,
             maps=maps,
-            boxes=self._boxes(encoded.picture, asked, presence, maps),
+            boxes=self._boxes(encoded.picture, asked, presence, maps, plain),
         )
 
     def locate_many(
@@ -260,29 +260,34 @@ class Localizer:
 
     def _relevance(
         self, encoded: Encoded, wanted: torch.Tensor
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    ) -> tuple[
+        npt.NDArray[np.float32], npt.NDArray[np.float32], dict[int, npt.NDArray[np.float32]]
+    ]:
         """Presence (P,) and maps (P, h, w) of prompts (P, D), some at a time to bound memory.
 
         Tokens, distinctness and edges are worth their time only for what may be in the picture: the
-        map of a prompt whose presence is below the threshold is that of its windows.
+        map of a prompt whose presence is below the threshold is that of its windows. The others'
+        maps are also given as they are without distinctness, by the number of their prompt.
         """
         cells = encoded.embeddings[:, None, None] if encoded.tokens is None else encoded.tokens
-        presence, maps = [], []
+        presence, maps, factors = [], [], []
         for part in wanted.split(PROMPTS_AT_ONCE):
             windows, tokens = self._scores(encoded, part)
             presence.append(presences(windows, tokens))
-            here = np.flatnonzero(presence[-1] >= self.options.threshold)
             maps.append(relevance_maps(encoded.grids, windows, None))
+            here = np.flatnonzero(presence[-1] >= self.options.threshold)
             if not len(here):
                 continue
             if tokens is not None:
                 maps[-1][here] = relevance_maps(encoded.grids, windows[:, here], tokens[..., here])
-            maps[-1][here] *= distinctness(encoded.grids, cells @ part[here].T)
+            factors.append(distinctness(encoded.grids, cells @ part[here].T))
         all_presence, all_maps = np.concatenate(presence), np.concatenate(maps)
-        here_at_all = all_presence >= self.options.threshold
-        if here_at_all.any():
-            all_maps[here_at_all] = follow_edges(all_maps[here_at_all], encoded.superpixels)
-        return all_presence, all_maps
+        here = np.flatnonzero(all_presence >= self.options.threshold)
+        if not len(here):
+            return all_presence, all_maps, {}
+        both = np.concatenate([all_maps[here], all_maps[here] * np.concatenate(factors)])
+        plain, all_maps[here] = np.split(follow_edges(both, encoded.superpixels), 2)
+        return all_presence, all_maps, dict(zip(here.tolist(), plain, strict=True))
 
     def _scores(
         self, encoded: Encoded, wanted: torch.Tensor
@@ -303,6 +308,7 @@ class Localizer:
         prompts: Sequence[Prompt],
         presence: npt.NDArray[np.float32],
         maps: npt.NDArray[np.float32],
+        plain: dict[int, npt.NDArray[np.float32]],
     ) -> list[Box]:
         """The boxes of all prompts, best first. None is surer than its prompt's presence."""
         first = picture.pixels[0]
@@ -311,16 +317,19 @@ class Localizer:
         height, width = picture.pixels.shape[:2]
         map_width, map_height = map_size(width, height)
         to_picture = np.array([width / map_width, height / map_height] * 2)
-        find = find_boxes if self.options.boxes == "contrast" else threshold_boxes
         threshold = self.options.threshold
         found: dict[str, list[Box]] = {}
-        for prompt, sure, relevance in zip(prompts, presence.tolist(), maps, strict=True):
+        for number, (prompt, sure) in enumerate(zip(prompts, presence.tolist(), strict=True)):
             # A prompt that is asked twice gets its boxes once.
             if sure < threshold or prompt.label in found:
                 continue
+            if self.options.boxes == "contrast":
+                boxes = find_boxes(maps[number], threshold, plain[number])
+            else:
+                boxes = threshold_boxes(maps[number], threshold)
             found[prompt.label] = [
                 Box(prompt.label, min(score, sure), tuple((np.array(xyxy) * to_picture).tolist()))
-                for *xyxy, score in find(relevance, threshold).tolist()
+                for *xyxy, score in boxes.tolist()
             ]
         return sorted(chain.from_iterable(found.values()), key=lambda box: -box.score)
 

@@ -40,7 +40,7 @@ class Options:
     scales: tuple[float, ...] = (1.0, 0.63, 0.4, 0.25)
     stride: float = 0.75
     budget: int | None = None
-    threshold: float = 0.08
+    threshold: float = 0.09
     boxes: str = "contrast"
     negatives: tuple[str, ...] = ()
     batch_size: int | None = None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from localize.boxes import OVERLAP, contrast, find_boxes, threshold_boxes
+from localize.boxes import DOUBT, OVERLAP, contrast, find_boxes, threshold_boxes
 
 
 def map_of(*things, shape=(60, 80), background=0.02):
@@ -64,6 +64,22 @@ def test_a_part_of_a_thing_is_in_the_ranked_list_and_not_reported_from_its_score
         whole.tolist(),
         part.tolist(),
     ]
+
+
+def test_a_box_scores_by_the_better_of_its_contrasts_in_the_map_and_the_plain_one():
+    plain = map_of((20, 20, 60, 50, 0.8), background=0.05)
+    telling = plain * map_of((20, 20, 30, 30, 1.0), background=0.3)
+    boxes = np.array([[20, 20, 60, 50], [20, 20, 30, 30]])
+    scores = {
+        tuple(box): score
+        for *box, score in find_boxes(telling, plain=plain).tolist()
+        if box in boxes.tolist()
+    }
+    whole, part = np.maximum(contrast(telling, boxes), contrast(plain, boxes))
+    assert scores[20, 20, 60, 50] == pytest.approx(whole)
+    assert scores[20, 20, 30, 30] == pytest.approx(DOUBT * part)
+    assert whole == pytest.approx(contrast(plain, boxes)[0])
+    assert find_boxes(telling)[0, :4].tolist() == [20, 20, 30, 30]
 
 
 def test_boxes_come_best_first_and_do_not_overlap_much():
