@@ -45,6 +45,7 @@ PROMPTS_AT_ONCE = 256
 """Prompts that are scored together: with the tokens of 60 windows they take some 100 MB."""
 
 OnError: TypeAlias = Callable[[ImageSource, ImageError], None]
+Array: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ class Encoded:
     tokens: torch.Tensor | None
 
     @property
-    def boxes(self) -> npt.NDArray[np.float32]:
+    def boxes(self) -> Array:
         """The windows as xyxy in pixels of the picture, float32 (N, 4). The first is the whole."""
         return np.concatenate([grid.boxes for grid in self.grids])
 
@@ -194,7 +195,7 @@ class Localizer:
 
     def classify(
         self, image: ImageSource | Encoded, prompts: str | Prompt | Sequence[str | Prompt]
-    ) -> npt.NDArray[np.float32]:
+    ) -> Array:
         """Which of the prompts fits the picture as a whole: probabilities, float32 (P,).
 
         The softmax over the prompts of logit_scale * cosine, as CLIP classifies.
@@ -260,9 +261,7 @@ class Localizer:
 
     def _relevance(
         self, encoded: Encoded, wanted: torch.Tensor
-    ) -> tuple[
-        npt.NDArray[np.float32], npt.NDArray[np.float32], dict[int, npt.NDArray[np.float32]]
-    ]:
+    ) -> tuple[Array, Array, dict[int, Array]]:
         """Presence (P,) and maps (P, h, w) of prompts (P, D), some at a time to bound memory.
 
         Tokens, distinctness and edges are worth their time only for what may be in the picture: the
@@ -306,9 +305,9 @@ class Localizer:
         self,
         picture: Picture,
         prompts: Sequence[Prompt],
-        presence: npt.NDArray[np.float32],
-        maps: npt.NDArray[np.float32],
-        plain: dict[int, npt.NDArray[np.float32]],
+        presence: Array,
+        maps: Array,
+        plain: dict[int, Array],
     ) -> list[Box]:
         """The boxes of all prompts, best first. None is surer than its prompt's presence."""
         first = picture.pixels[0]
