@@ -31,11 +31,11 @@ OVERLAP = 0.4
 NESTED = 0.75
 """A box that shares more than this part of the smaller area with a better one is nested with it."""
 
-DOUBT = 0.7
+DOUBT = 0.5
 """Factor to the score of a nested box: it is more likely a part, or the surroundings, of the same
 thing than another one."""
 
-NESTED_THRESHOLD = 3
+NESTED_THRESHOLD = 2
 """How many times the threshold a nested box must reach: one thing shall not become several boxes,
 while a ranked list without a threshold keeps them all."""
 
@@ -52,7 +52,7 @@ def find_boxes(relevance: Array, threshold: float = 0.0, plain: Array | None = N
     Candidates are the boxes of connected components at many thresholds, so that a weak thing beside
     a strong one is not lost and neither extent nor number hangs on one threshold; `contrast` scores
     them, and of those that overlap the best stays (non-maximum suppression). What is nested with a
-    better box stays at seven tenths of its score, if that reaches three times the threshold.
+    better box stays at half its score, if that reaches twice the threshold.
 
     relevance: float32 (h, w) in [0, 1]. threshold: the least score of a box. plain: float32 (h, w)
     in [0, 1], the same map before it was made distinct, if it was. That sets small things apart
