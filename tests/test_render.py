@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from localize import lettering, render
+from localize import render
+from localize.render import lettering
 
 PHOTO = np.random.default_rng(0).integers(60, 120, (480, 640, 3), np.uint8)
 NO_BOXES: dict[str, list[object]] = {"xyxy": [], "labels": [], "scores": []}

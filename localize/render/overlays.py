@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from localize import lettering
-from localize.lettering import Colour
+from localize.render import lettering
+from localize.render.lettering import Colour
 
 LONG_SIDE = (320, 1600)
 SHORT_SIDE = 32
