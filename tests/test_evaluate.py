@@ -23,6 +23,7 @@ from localize.evaluation.evaluate import (
 )
 from localize.evaluation.samples import Sample, Truth
 from localize.evaluation.scenes import concepts
+from localize.evaluation.unknown import unknown_words
 from localize.result import Localization
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -166,15 +167,38 @@ def test_the_peak_of_a_plateau_is_its_middle():
     np.testing.assert_allclose(peaks(result), [(65, 35), (195, 95)])
 
 
-def test_a_scene_is_asked_for_its_own_names_and_as_many_absent_ones():
+def test_a_scene_is_asked_for_its_own_names_and_as_many_words_that_are_not_in_it():
     known = {concept.name for concept in concepts()}
     for sample in scene_samples(5, seed=70):
         truth = sample.truth
         own = set(truth.labels)
-        assert set(truth.prompts) <= known
+        assert set(truth.prompts) - set(truth.unknown) <= known
+        assert not set(truth.unknown) & known
+        assert len(truth.unknown) == (len(own) + 1) // 2
         assert len(truth.prompts) == len(set(truth.prompts)) == 2 * len(own)
         assert truth.present().sum() == len(own)
         assert len(truth.labels) == len(truth.xyxy) == len(truth.iscrowd)
+
+
+def test_no_unknown_word_is_a_name_or_one_of_its_other_words():
+    words = {word.lower() for word in unknown_words()}
+    known = {word for each in concepts() for word in (each.name, *each.synonyms)}
+    assert len(words) == len(unknown_words()) >= 200
+    assert not words & (known | {word + "s" for word in known})
+
+
+def test_unknown_words_are_counted_apart_from_absent_names(samples):
+    asked = [
+        Sample(each.image, replace(each.truth, prompts=(*PROMPTS, "grey"), unknown=("grey",)))
+        for each in samples
+    ]
+    plain, apart = (run(each, Localizer(ColourEncoder())) for each in (samples, asked))
+    assert plain["presence_of_unknown_prompts"] is None
+    assert plain["false_boxes_per_unknown_prompt"] is None
+    assert apart["presence_of_unknown_prompts"] > 0.9  # everything but the squares is grey
+    assert apart["false_boxes_per_unknown_prompt"] > 0
+    key = "false_boxes_per_absent_prompt"
+    assert apart[key] == plain[key]
 
 
 def test_scenes_are_those_of_consecutive_seeds():

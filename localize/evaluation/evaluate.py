@@ -4,7 +4,8 @@ Knows the two verbs, samples and metrics; must not know the command line or how 
 
 AP looks at whole ranked lists, so every method is asked for all its boxes, however weak. Of the
 same list `false_boxes_per_absent_prompt` counts those that a user would see at the localizer's own
-threshold. The recipes have no such threshold: all of their boxes count.
+threshold, and `false_boxes_per_unknown_prompt` those for words that are no names. The recipes have
+no such threshold: all of their boxes count.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from localize.evaluation import metrics
 from localize.evaluation.recipes import RECIPES
 from localize.evaluation.samples import Answer, Array, Sample, Truth
 from localize.evaluation.scenes import make_scene
+from localize.evaluation.unknown import some_unknown
 from localize.localizer import Localizer
 from localize.result import Localization
 
@@ -41,6 +43,8 @@ COLUMNS = {
     "CorLoc": "corloc50",
     "presence AUC": "presence_auc",
     "false boxes": "false_boxes_per_absent_prompt",
+    "unknown boxes": "false_boxes_per_unknown_prompt",
+    "unknown presence": "presence_of_unknown_prompts",
     "crops": "crops_per_image",
     "seconds": "seconds_per_image",
 }
@@ -61,16 +65,19 @@ class Method(Protocol):
 def scene_samples(count: int, seed: int = 0) -> Iterator[Sample]:
     """Scenes of seeds ``seed`` to ``seed + count - 1``, drawn as they are taken.
 
-    Each is asked for its own names and for as many that are absent from it.
+    Each is asked for its own names and for as many that are not in it: absent names, and for every
+    second one of them, from the first on, a word that is no name of the vocabulary.
     """
     for number in range(seed, seed + count):
         scene = make_scene(number)
+        unknown = some_unknown((len(scene.absent) + 1) // 2, number)
         truth = Truth(
             file=f"scene-{number}",
             labels=tuple(name for name, _ in scene.objects),
             xyxy=np.array([xyxy for _, xyxy in scene.objects], np.float64).reshape(-1, 4),
             iscrowd=np.zeros(len(scene.objects), bool),
-            prompts=(*scene.names, *scene.absent),
+            prompts=(*scene.names, *scene.absent[len(unknown) :], *unknown),
+            unknown=unknown,
         )
         yield Sample(scene.image, truth)
 
@@ -196,7 +203,9 @@ def figures(truths: Sequence[Truth], answers: Sequence[Answer], threshold: float
     AP50, AP30: mean over the names present of COCO's average precision at IoU 0.5 and 0.3.
     pointing, corloc50: shares over all pairs of a picture and a name that is in it.
     presence_auc: over all pairs of a picture and a prompt.
-    false_boxes_per_absent_prompt: boxes of at least the threshold, per absent prompt asked.
+    false_boxes_per_absent_prompt: boxes of at least the threshold, per absent prompt asked; the
+        same for unknown prompts, which are not among the absent ones here.
+    presence_of_unknown_prompts: the median.
     seconds_per_image: median wall time; the first picture also pays for embedding the prompts.
     per_class: the same by name, with ``truths``, the number of its boxes, crowds left out.
     """
@@ -214,6 +223,10 @@ def figures(truths: Sequence[Truth], answers: Sequence[Answer], threshold: float
         "corloc50": metrics.share(corloc),
         "crops_per_image": float(np.mean([answer.crops for answer in answers])),
         "false_boxes_per_absent_prompt": metrics.false_boxes(truths, answers, threshold),
+        "false_boxes_per_unknown_prompt": metrics.false_boxes(
+            truths, answers, threshold, unknown=True
+        ),
+        "presence_of_unknown_prompts": metrics.unknown_presence(truths, answers),
         "seconds_per_image": float(np.median(halves.sum(1))),
         "encode_seconds_per_image": float(np.median(halves[:, 0])),
         "locate_seconds_per_image": float(np.median(halves[:, 1])),

@@ -144,13 +144,28 @@ def presence_auc(truths: Sequence[Truth], answers: Sequence[Answer]) -> float | 
     return float(rank_sum / (positives * negatives))
 
 
+def unknown_presence(truths: Sequence[Truth], answers: Sequence[Answer]) -> float | None:
+    """Median presence of the prompts that mean nothing to the model, over all pictures at once."""
+    found = [
+        sure
+        for truth, answer in zip(truths, answers, strict=True)
+        for prompt, sure in zip(truth.prompts, answer.presence, strict=True)
+        if prompt in truth.unknown
+    ]
+    return float(np.median(found)) if found else None
+
+
 def false_boxes(
-    truths: Sequence[Truth], answers: Sequence[Answer], threshold: float
+    truths: Sequence[Truth], answers: Sequence[Answer], threshold: float, unknown: bool = False
 ) -> float | None:
-    """Boxes of score >= ``threshold`` drawn for absent prompts, per absent prompt asked."""
+    """Boxes of score >= ``threshold`` drawn for absent prompts, per absent prompt asked.
+
+    Absent are the names that are not in their picture or, with ``unknown``, the unknown prompts.
+    """
     asked = drawn = 0
     for truth, answer in zip(truths, answers, strict=True):
-        absent = {truth.prompts[row] for row in np.flatnonzero(~truth.present())}
+        names = {truth.prompts[row] for row in np.flatnonzero(~truth.present())}
+        absent = set(truth.unknown) if unknown else names - set(truth.unknown)
         asked += len(absent)
         drawn += sum(
             label in absent and score >= threshold

@@ -24,6 +24,7 @@ class Truth:
     iscrowd: bool (T,). A crowd box marks a group drawn as one: it tells that the name is in the
         picture, but it is not a thing that a method must box.
     prompts: the P names asked of the picture, each once; some of them may be absent from it.
+    unknown: those of the prompts that mean nothing to the model; they are absent too.
     """
 
     file: str
@@ -31,6 +32,7 @@ class Truth:
     xyxy: Array
     iscrowd: npt.NDArray[np.bool_]
     prompts: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
 
     def present(self) -> npt.NDArray[np.bool_]:
         """Which prompts are in the picture: bool (P,)."""
