@@ -32,11 +32,11 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from torch.utils.flop_counter import FlopCounterMode
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from localize.crops import batches, crops_of
 from localize.encoders import HuggingFaceEncoder
 from localize.encoders.checkpoint import Checkpoint, load_checkpoint
+from localize.encoders.torchvision_build import allow_any_torchvision
 from localize.io import find_images
 from localize.localizer import Encoded, Localizer
 from localize.prompts import BANK, TEMPLATES
@@ -436,6 +436,9 @@ def _processor() -> str:
 
 def random_checkpoint(size: str, seed: int = 0) -> Checkpoint:
     """A CLIP of a published size with random weights, made in memory; a name in SIZES."""
+    allow_any_torchvision()
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
     tokenizer = _tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -3,4 +3,7 @@
 import os
 import tempfile
 
+from localize.encoders.torchvision_build import allow_any_torchvision
+
 os.environ["LOCALIZE_CACHE"] = tempfile.mkdtemp(prefix="localize-test-cache-")
+allow_any_torchvision()  # before the tests themselves import transformers

@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from localize.encoders.torchvision_build import allow_any_torchvision
+
 EMBEDDED = "emoji"  # the name of the model that is shipped inside the package
 EMBEDDED_FOLDER = Path(__file__).parent / "emoji"
 ADVICE = f"give a folder with a CLIP-like checkpoint, a hub id, or {EMBEDDED!r}"
@@ -73,6 +75,7 @@ def load_checkpoint(name: str | os.PathLike[str]) -> Checkpoint:
     _check_files(folder)
     config = _read_config(folder)
     _check_weights(folder)
+    allow_any_torchvision()
     with _quiet_transformers():
         try:
             return Checkpoint(
