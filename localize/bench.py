@@ -36,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from localize.crops import batches, crops_of
 from localize.encoders import HuggingFaceEncoder
 from localize.encoders.checkpoint import Checkpoint, load_checkpoint
+from localize.encoders.hub import find_files
 from localize.encoders.torchvision_build import allow_any_torchvision
 from localize.io import find_images
 from localize.localizer import Encoded, Localizer
@@ -500,7 +501,7 @@ def _centre_texts(model: transformers.CLIPModel, tokenizer: Any) -> None:
 
 
 def _checkpoint(model: str) -> Checkpoint:
-    return random_checkpoint(model) if model in SIZES else load_checkpoint(model)
+    return random_checkpoint(model) if model in SIZES else load_checkpoint(find_files(model))
 
 
 @contextmanager

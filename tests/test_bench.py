@@ -22,6 +22,7 @@ from localize.bench import (
 )
 from localize.encoders import HuggingFaceEncoder
 from localize.encoders.checkpoint import load_checkpoint
+from localize.encoders.hub import find_files
 from localize.localizer import Localizer
 from localize.options import Options
 
@@ -38,7 +39,9 @@ def encoder(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> HuggingFaceEncoder:
     monkeypatch.setenv("LOCALIZE_CACHE", str(tmp_path))
-    return HuggingFaceEncoder.from_pretrained(checkpoint, device="cpu", dtype="float32")
+    return HuggingFaceEncoder(
+        load_checkpoint(find_files(checkpoint)), device="cpu", dtype="float32"
+    )
 
 
 def windows_of_native_size(
@@ -53,7 +56,9 @@ def windows_of_native_size(
 
 def test_the_published_loop_scores_native_size_windows_as_encode_does(checkpoint, encoder):
     pixels, embeddings, windows = windows_of_native_size(encoder)
-    loop = published_loop(load_checkpoint(checkpoint), Image.fromarray(pixels), windows, PROMPT)
+    loop = published_loop(
+        load_checkpoint(find_files(checkpoint)), Image.fromarray(pixels), windows, PROMPT
+    )
     ours = encoder.logit_scale * embeddings @ encoder.encode_prompts([PROMPT])[0]
     assert len(loop) == len(windows) > 8
     np.testing.assert_allclose(loop, ours.numpy(), atol=1e-3)
@@ -61,7 +66,7 @@ def test_the_published_loop_scores_native_size_windows_as_encode_does(checkpoint
 
 def test_the_batched_loop_embeds_native_size_windows_as_encode_does(checkpoint, encoder):
     pixels, embeddings, windows = windows_of_native_size(encoder)
-    processor = load_checkpoint(checkpoint).image_processor
+    processor = load_checkpoint(find_files(checkpoint)).image_processor
     loop = batched_loop(encoder, processor, Image.fromarray(pixels), windows, batch_size=4)
     torch.testing.assert_close(loop, embeddings, atol=1e-4, rtol=0)
 

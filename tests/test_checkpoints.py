@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from localize.encoders import CheckpointError, load_encoder
 from localize.encoders.checkpoint import load_checkpoint
+from localize.encoders.hub import find_files
 
 
 @pytest.fixture(scope="module")
@@ -150,14 +151,22 @@ def test_a_missing_shard_is_refused(folder: Path) -> None:
     assert str(folder) in refusal(folder)
 
 
-def test_pickled_weights_are_never_opened(folder: Path, tmp_path: Path) -> None:
-    class Payload:
-        def __reduce__(self) -> Any:
-            return Path.touch, (tmp_path / "was run",)
+class Payload:
+    """What a pickle can carry: a call that is made when it is opened."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_pickled_weights_are_not_opened_unasked(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Payload()))
-    assert "only pickled ones (pytorch_model.bin), which are never opened" in refusal(folder)
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(tmp_path / "was run")))
+    message = refusal(folder)
+    assert "only pickled ones (pytorch_model.bin)" in message
+    assert "--unpickle" in message
     assert not (tmp_path / "was run").exists()
 
 
@@ -254,14 +263,14 @@ def test_code_beside_a_known_model_is_left_alone(folder: Path, tmp_path: Path) -
     kernel = {"attn_implementation": "somebody/kernel", "_attn_implementation": "somebody/kernel"}
     edit_json(folder / "config.json", lambda c: c["vision_config"].update(kernel))
     edit_json(folder / "config.json", lambda c: c.update(kernel))
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_checkpoint(find_files(folder))
     assert checkpoint.model.config.vision_config._attn_implementation == "sdpa"
     assert not (tmp_path / "was run").exists()
 
 
 def test_a_processor_saved_as_a_whole_is_read_too(folder: Path) -> None:
     expected = load_encoder(folder, device="cpu")
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_checkpoint(find_files(folder))
     (folder / "preprocessor_config.json").unlink()
     processor = transformers.CLIPProcessor(checkpoint.image_processor, checkpoint.tokenizer)
     processor.save_pretrained(folder)
@@ -314,12 +323,12 @@ def test_a_hub_that_refuses_connections_is_unreachable(monkeypatch: pytest.Monke
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
         message = refusal("openai/clip-vit-base-patch32")
     assert "the Hugging Face hub cannot be reached" in message
-    assert "a local folder or 'emoji'" in message
+    assert "a local folder (--model FOLDER), or try 'localize demo'" in message
 
 
 @pytest.mark.usefixtures("empty_hub_cache")
 def test_a_hub_that_never_answers_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("localize.encoders.checkpoint.HUB_TIMEOUT", 0.2)
+    monkeypatch.setattr("localize.encoders.hub.HUB_TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

@@ -13,6 +13,8 @@ import transformers
 from checkpoints import SIZE, tiny_checkpoint
 
 from localize.encoders import HuggingFaceEncoder
+from localize.encoders.checkpoint import load_checkpoint
+from localize.encoders.hub import find_files
 
 CLASS_TOKEN_FAMILIES = ["clip", "clip_deep", "metaclip_2", "altclip", "chinese_clip", "clipseg"]
 
@@ -26,7 +28,9 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def get(family: str) -> tuple[HuggingFaceEncoder, Any]:
         if family not in loaded:
             folder: Path = tiny_checkpoint(root / family, family)
-            encoder = HuggingFaceEncoder.from_pretrained(folder, device="cpu", dtype="float32")
+            encoder = HuggingFaceEncoder(
+                load_checkpoint(find_files(folder)), device="cpu", dtype="float32"
+            )
             model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
             loaded[family] = encoder, model
         return loaded[family]

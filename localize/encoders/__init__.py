@@ -9,8 +9,11 @@ import os
 
 import torch
 
-from localize.encoders.checkpoint import CheckpointError
+from localize.encoders.checkpoint import load_checkpoint
 from localize.encoders.checks import check_crop_embeddings, check_prompt_embeddings
+from localize.encoders.device import choose_device
+from localize.encoders.errors import CheckpointError
+from localize.encoders.hub import find_files
 from localize.encoders.hugging_face import HuggingFaceEncoder
 from localize.encoders.protocol import Encoder
 
@@ -30,15 +33,24 @@ def load_encoder(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     compile: bool = False,
+    unpickle: bool = False,
 ) -> Encoder:
     """Load an encoder by name: ``"emoji"`` (shipped), a local folder, or a Hugging Face hub id.
 
+    A hub id may have a branch, tag or commit behind it (``"owner/name@revision"``). A hub model
+    that is in the hub's local cache is taken from there without a request.
+
     `device` is ``"auto"`` (CUDA, MPS, else CPU) or a torch device; `dtype` is ``"auto"`` (bfloat16
     where the hardware has it, else float32), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-    `compile` is for `HuggingFaceEncoder`.
+    `compile` is for `HuggingFaceEncoder`. `unpickle` lets weights that exist only as a pickle
+    (``pytorch_model.bin``) be opened, by torch's weights-only unpickler.
 
     Raises CheckpointError (a ValueError) for a checkpoint that is missing, incomplete, damaged,
     pickled, in need of custom code, or no dual encoder, and ValueError for an impossible device or
     dtype.
     """
-    return HuggingFaceEncoder.from_pretrained(name, device=device, dtype=dtype, compile=compile)
+    chosen = choose_device(device)
+    files = find_files(name, unpickle=unpickle)
+    if files.layout.library == "open_clip":
+        raise CheckpointError(f"{files.folder} is in open_clip's layout, which is not read yet")
+    return HuggingFaceEncoder(load_checkpoint(files), device=chosen, dtype=dtype, compile=compile)

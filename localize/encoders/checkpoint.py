@@ -1,10 +1,10 @@
-"""From a checkpoint's name to its loaded parts, or one sentence that says why not.
+"""From a checkpoint's files to its loaded parts, or one sentence that says why not.
 
-Knows files, the Hugging Face hub and transformers' loaders; must not know crops or tokens.
+Knows folders and transformers' loaders; must not know the hub, crops or tokens.
 
-Nothing a checkpoint brings is ever run: weights come from safetensors alone, custom code
-(``auto_map``) and other attention kernels named in a configuration are dropped before
-transformers sees them.
+Nothing a checkpoint brings is ever run: custom code (``auto_map``) and other attention kernels
+named in a configuration are dropped before transformers sees them. Weights come from safetensors,
+or where the caller allows it from pickles, through torch's weights-only unpickler.
 """
 
 from __future__ import annotations
@@ -21,36 +21,24 @@ from typing import Any
 
 import torch
 
+from localize.encoders.errors import ADVICE, CheckpointError, first_sentence
+from localize.encoders.hub import Files
 from localize.encoders.torchvision_build import allow_any_torchvision
 
-EMBEDDED = "emoji"  # the name of the model that is shipped inside the package
-EMBEDDED_FOLDER = Path(__file__).parent / "emoji"
-ADVICE = f"give a folder with a CLIP-like checkpoint, a hub id, or {EMBEDDED!r}"
-HUB_TIMEOUT = 10.0  # seconds to wait for the hub's first answer
+# The first version of torch whose weights-only unpickler cannot be made to corrupt memory
+# (CVE-2026-24747).
+SAFE_UNPICKLER = "2.10"
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_HUB_FILES = [
-    "config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "negatives.json",
-]
 # Dropped from a configuration: what would make transformers fetch or run somebody's code.
-_UNSAFE_KEYS = {"auto_map", "attn_implementation", "_attn_implementation", "experts_implementation"}
+_UNSAFE_KEYS = {
+    "auto_map",
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+    "transformers_weights",  # names another file of weights than the one that was checked
+}
 # Buffers that older checkpoints carry and newer ones do not; their values are fixed.
 _HARMLESS = re.compile(r"(position_ids|num_batches_tracked)$")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message is one sentence with what to try instead."""
 
 
 @dataclass(frozen=True)
@@ -65,26 +53,25 @@ class Checkpoint:
     identity: str  # changes with the files' contents
 
 
-def load_checkpoint(name: str | os.PathLike[str]) -> Checkpoint:
-    """Load a dual encoder from ``"emoji"``, a local folder, or a Hugging Face hub id.
+def load_checkpoint(files: Files) -> Checkpoint:
+    """Load a dual encoder of transformers from the files that `hub.find_files` gives.
 
-    A hub checkpoint in the hub's local cache is taken from there without asking the network.
     Raises CheckpointError.
     """
-    folder = find_folder(name)
+    folder = files.folder
     _check_files(folder)
     config = _read_config(folder)
-    _check_weights(folder)
+    _check_weights(files)
     allow_any_torchvision()
     with _quiet_transformers():
         try:
             return Checkpoint(
-                name=str(name),
-                model=_load_model(folder, config),
+                name=files.name,
+                model=_load_model(files, config),
                 tokenizer=_load_tokenizer(folder),
                 image_processor=_load_image_processor(folder),
                 negatives=_read_negatives(folder / "negatives.json"),
-                identity=_identity(folder),
+                identity=_identity(files),
             )
         except CheckpointError:
             raise
@@ -93,72 +80,6 @@ def load_checkpoint(name: str | os.PathLike[str]) -> Checkpoint:
             raise CheckpointError(
                 f"the checkpoint {folder} cannot be loaded ({first_sentence(error)}); {ADVICE}"
             ) from error
-
-
-def find_folder(name: str | os.PathLike[str]) -> Path:
-    """The local folder of a checkpoint, downloaded first if `name` is a hub id.
-
-    Raises CheckpointError where there is none, and TypeError for what is no name.
-    """
-    if not isinstance(name, str | os.PathLike):
-        raise TypeError(f"a model must be a folder, a hub id or {EMBEDDED!r}, not {name!r}")
-    if str(name) == EMBEDDED:
-        if not (EMBEDDED_FOLDER / "config.json").is_file():
-            raise CheckpointError(
-                f"the embedded model is missing from this installation ({EMBEDDED_FOLDER}); "
-                "install the package again, or give a folder with a CLIP-like checkpoint"
-            )
-        return EMBEDDED_FOLDER
-    folder = Path(os.path.expanduser(name))
-    if os.path.isdir(folder):  # unlike Path.is_dir this never raises, whatever the name
-        return folder
-    if os.path.exists(folder):
-        raise CheckpointError(
-            f"{folder} is a file; give the folder that the checkpoint's files are in"
-        )
-    hub_id = name if isinstance(name, str) and not name.startswith((".", "~", "/")) else ""
-    if not _HUB_ID.fullmatch(hub_id):
-        raise CheckpointError(f"there is no folder {folder}; {ADVICE}")
-    return _download(hub_id)
-
-
-def first_sentence(error: BaseException) -> str:
-    """An exception's message cut to its first sentence, on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return re.split(r"(?<=[a-z)'\"`])\. ", text)[0].rstrip(".")[:300]
-
-
-def _download(name: str) -> Path:
-    """The snapshot of a hub checkpoint, from the hub's local cache if it is there."""
-    from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-
-    try:
-        cached = Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True))
-        if (cached / "config.json").is_file() and next(cached.glob("model*.safetensors"), None):
-            return cached
-    except (OSError, ValueError):
-        pass
-    try:
-        HfApi().model_info(name, timeout=HUB_TIMEOUT)  # snapshot_download waits without end
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except GatedRepoError as error:
-        raise CheckpointError(
-            f"the hub model {name!r} is gated: accept its terms on huggingface.co and log in with "
-            f"'hf auth login', or {ADVICE}"
-        ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise CheckpointError(
-            f"there is no folder and no public hub model called {name!r}; "
-            f"check the spelling, or {ADVICE}"
-        ) from error
-    except Exception as error:
-        offline = constants.is_offline_mode()
-        why = "HF_HUB_OFFLINE is set" if offline else first_sentence(error.__cause__ or error)
-        raise CheckpointError(
-            f"{name!r} is no folder here and the Hugging Face hub cannot be reached ({why}); "
-            f"check the connection, or give a local folder or {EMBEDDED!r}"
-        ) from error
 
 
 def _check_files(folder: Path) -> None:
@@ -198,21 +119,29 @@ def _without_unsafe(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_weights(folder: Path) -> None:
-    """Refuse a folder without safetensors, and files that are not whole."""
+def _check_weights(files: Files) -> None:
+    """Refuse a checkpoint without weights that may be opened, and files that are not whole."""
     from safetensors import SafetensorError, safe_open
 
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        pickled = [
-            path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)
-        ]
-        found = f"only pickled ones ({pickled[0]}), which are never opened" if pickled else "none"
+    folder, layout = files.folder, files.layout
+    if not layout.weights:
+        found = f"only pickled ones ({layout.pickles[0]})" if layout.pickles else "none"
+        cure = "open them with --unpickle (in Python unpickle=True) if you trust them, "
         raise CheckpointError(
-            f"{folder} needs weights in model.safetensors but has {found}; save the model with "
-            "save_pretrained, or try another checkpoint"
+            f"{folder} needs weights in model.safetensors but has {found}; "
+            f"{cure if layout.pickles else ''}save the model with save_pretrained, or try another "
+            "checkpoint"
         )
-    for path in files:
+    _check_index(files)
+    if layout.pickled:
+        if torch.torch_version.TorchVersion(torch.__version__) < SAFE_UNPICKLER:
+            raise CheckpointError(
+                f"{folder / layout.weights[0]} is a pickle, and those are opened only with torch "
+                f"{SAFE_UNPICKLER} or newer (here is {torch.__version__}), "
+                "whose unpickler is safe; install that, or save the model with save_pretrained"
+            )
+        return
+    for path in (folder / name for name in layout.weights):
         try:
             with safe_open(str(path), framework="pt"):
                 pass
@@ -222,10 +151,31 @@ def _check_weights(folder: Path) -> None:
             ) from error
 
 
-def _load_model(folder: Path, config: dict[str, Any]) -> Any:
+def _check_index(files: Files) -> None:
+    """Refuse an index that names other files than the shards: pickles, or something elsewhere."""
+    for name in files.layout.others:
+        if ".index" not in name:
+            continue
+        path = files.folder / name
+        try:
+            shards = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+            missing = sorted(shards - set(files.layout.weights))
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path} does not say which file holds which weights; copy or download it again"
+            ) from error
+        if missing:
+            raise CheckpointError(
+                f"{path} asks for {missing[0]!r}, which is none of the checkpoint's files of "
+                "weights; copy or download the checkpoint again"
+            )
+
+
+def _load_model(files: Files, config: dict[str, Any]) -> Any:
     """The dual encoder with every weight taken from the folder."""
     from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
+    folder = files.folder
     custom = config.pop("_custom_code")
     kind = config["model_type"]
     if kind not in CONFIG_MAPPING:
@@ -243,7 +193,9 @@ def _load_model(folder: Path, config: dict[str, Any]) -> Any:
         folder,
         config=settings,
         dtype=torch.float32,
-        use_safetensors=True,
+        use_safetensors=not files.layout.pickled,
+        weights_only=True,
+        variant=files.layout.variant,
         trust_remote_code=False,
         local_files_only=True,
         ignore_mismatched_sizes=True,  # reported below, in one sentence instead of a table
@@ -309,14 +261,12 @@ def _read_negatives(path: Path) -> list[str] | None:
     return negatives
 
 
-def _identity(folder: Path) -> str:
-    """A hash that changes when the folder's files do, cheap for weights of any size."""
+def _identity(files: Files) -> str:
+    """A hash that changes when the files do, cheap for weights of any size."""
     from transformers import __version__
 
-    digest = hashlib.sha256(f"{__version__} {folder.resolve()}".encode())
-    for path in sorted(folder.iterdir()):
-        if not path.is_file():
-            continue
+    digest = hashlib.sha256(f"{__version__} {files.folder.resolve()}".encode())
+    for path in (files.folder / name for name in files.layout.needed):
         status = path.stat()
         digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
         with path.open("rb") as file:

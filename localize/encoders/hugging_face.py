@@ -6,7 +6,6 @@ Knows a loaded checkpoint's image and text towers; must not know windows, templa
 from __future__ import annotations
 
 import math
-import os
 import sys
 import warnings
 from typing import Any
@@ -16,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from localize.encoders.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from localize.encoders.checkpoint import Checkpoint
 from localize.encoders.device import choose_device, choose_dtype, exact_convolutions
+from localize.encoders.errors import CheckpointError
 from localize.encoders.text_cache import TextCache
 from localize.encoders.tokens import token_reader
 
@@ -80,23 +80,6 @@ class HuggingFaceEncoder:
         if compile:
             self._crops_at_once = min(self._crops_at_once, COMPILED_BATCH)
             self._compile()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | os.PathLike[str],
-        *,
-        device: str | torch.device = "auto",
-        dtype: str | torch.dtype = "auto",
-        compile: bool = False,
-    ) -> HuggingFaceEncoder:
-        """Load ``"emoji"``, a local folder, or a hub id.
-
-        Raises CheckpointError for a checkpoint that cannot be used, and ValueError for an
-        impossible device or dtype, and where compiling fails.
-        """
-        chosen = choose_device(device)
-        return cls(load_checkpoint(name), device=chosen, dtype=dtype, compile=compile)
 
     def encode_crops(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embed crops (B, 3, S, S), normalised RGB, float32, on any device.
