@@ -34,7 +34,14 @@ FAMILIES = (
     "align",
     "clipseg",
     "convnext",  # VisionTextDualEncoder with a ConvNeXt tower, as the embedded model is
-    "vit",  # VisionTextDualEncoder with a ViT tower
+    "vit",  # VisionTextDualEncoder with a ViT tower, and so on
+    "dinov2",
+    "dinov2_registers",
+    "dinov3",
+    "dinov3_convnext",
+    "aimv2",
+    "blip",
+    "tipsv2",
 )
 
 
@@ -79,6 +86,9 @@ def _build(family: str, tokenizer: Any) -> Any:
         "siglip": ("Siglip", special, {}, {}),
         "siglip2": ("Siglip2", special, {"num_patches": 16}, {}),
         "align": ("Align", {}, ALIGN_VISION, {"projection_dim": WIDTH}),
+        "aimv2": ("Aimv2", special, {}, {"projection_dim": 24}),
+        "blip": ("Blip", special, {}, {"projection_dim": 24}),
+        "tipsv2": ("Tipsv2", {}, {"mlp_ratio": 1.5, "num_register_tokens": 1}, {}),
     }[family]
     config_class = getattr(transformers, f"{prefix}Config")
     model_class = getattr(transformers, f"{prefix}Model")
@@ -107,9 +117,21 @@ def _convnext(_: dict[str, Any]) -> Any:
     return config
 
 
+def _dinov3_convnext(_: dict[str, Any]) -> Any:
+    config = transformers.DINOv3ConvNextConfig(
+        depths=[1, 1], hidden_sizes=[16, WIDTH], image_size=SIZE
+    )
+    config.hidden_size = WIDTH
+    return config
+
+
 DUAL_ENCODER_TOWERS = {
     "convnext": _convnext,
     "vit": lambda vision: transformers.ViTConfig(**vision),
+    "dinov2": lambda vision: transformers.Dinov2Config(**vision),
+    "dinov2_registers": lambda vision: transformers.Dinov2WithRegistersConfig(**vision),
+    "dinov3": lambda vision: transformers.DINOv3ViTConfig(**vision, num_register_tokens=4),
+    "dinov3_convnext": _dinov3_convnext,
 }
 ALTCLIP_TEXT = {"project_dim": WIDTH, "type_vocab_size": 1}
 ALIGN_VISION = {
@@ -182,14 +204,13 @@ _TOKENIZERS = {
     "altclip": _roberta_tokenizer,
     "chinese_clip": _bert_tokenizer,
     "align": _bert_tokenizer,
-    "convnext": _bert_tokenizer,
-    "vit": _bert_tokenizer,
+    "blip": _bert_tokenizer,
+    **dict.fromkeys(DUAL_ENCODER_TOWERS, _bert_tokenizer),
 }
 _IMAGE_PROCESSORS = {
     "siglip": _siglip_image_processor,
     "siglip2": _siglip2_image_processor,
     "clipseg": _vit_image_processor,
     "align": _align_image_processor,
-    "convnext": _vit_image_processor,
-    "vit": _vit_image_processor,
+    **dict.fromkeys(DUAL_ENCODER_TOWERS, _vit_image_processor),
 }

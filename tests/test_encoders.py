@@ -13,6 +13,7 @@ import torch.nn.functional as F
 import transformers
 from checkpoints import FAMILIES, SIZE, tiny_checkpoint
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from localize.encoders import (
     Encoder,
@@ -95,8 +96,30 @@ def test_prompts_are_embedded_as_the_tokenizer_and_model_do_one_by_one(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_logit_scale_is_the_models_own(folders: dict[str, Path], family: str) -> None:
     model = transformers.AutoModel.from_pretrained(folders[family]).requires_grad_(False)
-    expected = 1 / model.temperature if family == "align" else model.logit_scale.exp()
+    divided = family in ("align", "tipsv2")
+    expected = 1 / model.temperature if divided else model.logit_scale.exp()
     assert load(folders[family]).logit_scale == pytest.approx(float(expected))
+
+
+def test_a_logit_scale_over_the_limit_that_aimv2_sets_is_the_limit(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path, "aimv2")
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        weights | {"logit_scale": torch.tensor(4.7)},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    assert load(folder).logit_scale == pytest.approx(100)
+
+
+def test_tips_checkpoints_that_keep_no_temperature_have_the_configurations_own(
+    tmp_path: Path,
+) -> None:
+    folder = tiny_checkpoint(tmp_path, "tipsv2")
+    weights = load_file(folder / "model.safetensors")
+    del weights["temperature"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert load(folder).logit_scale == pytest.approx(1 / 0.005066, rel=1e-3)
 
 
 def test_mean_std_size_and_interpolation_are_read_from_the_checkpoint(

@@ -43,22 +43,27 @@ def crops() -> torch.Tensor:
     return torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
-def rewired(hidden: torch.Tensor, norm: Any, attention: Any, heads: int) -> torch.Tensor:
-    """NACLIP's attention for one crop's hidden states (1 + N, width), before its output layer."""
+def rewired(
+    hidden: torch.Tensor, norm: Any, attention: Any, heads: int, prefix: int = 1
+) -> torch.Tensor:
+    """NACLIP's attention for one crop's hidden states (prefix + N, width), without output layer."""
     x = norm(hidden)
-    keys, values = attention.k_proj(x), attention.v_proj(x)
-    count, width = x.shape
-    side, size = math.isqrt(count - 1), width // heads
-    gathered = torch.zeros(count - 1, width)
+    return gather(attention.k_proj(x), attention.v_proj(x), heads, prefix)
+
+
+def gather(keys: torch.Tensor, values: torch.Tensor, heads: int, prefix: int = 1) -> torch.Tensor:
+    count, width = keys.shape
+    side, size = math.isqrt(count - prefix), width // heads
+    gathered = torch.zeros(count - prefix, width)
     for head in range(heads):
         part = slice(head * size, (head + 1) * size)
-        for patch in range(count - 1):
+        for patch in range(count - prefix):
             row, column = divmod(patch, side)
             logits = torch.zeros(count)
             for other in range(count):
-                logits[other] = keys[patch + 1, part] @ keys[other, part] / math.sqrt(size)
-                if other > 0:  # the class token has no place
-                    other_row, other_column = divmod(other - 1, side)
+                logits[other] = keys[patch + prefix, part] @ keys[other, part] / math.sqrt(size)
+                if other >= prefix:  # the class token and registers have no place
+                    other_row, other_column = divmod(other - prefix, side)
                     squared = (row - other_row) ** 2 + (column - other_column) ** 2
                     logits[other] += math.exp(-squared / (2 * 5.0**2))
             gathered[patch, part] = torch.softmax(logits, 0) @ values[:, part]
@@ -104,6 +109,88 @@ def test_vit_tokens_go_through_the_pooler_that_the_class_token_goes_through(
     torch.testing.assert_close(tokens[0].flatten(0, 1), F.normalize(expected, dim=-1))
 
 
+@pytest.mark.parametrize(
+    ("family", "registers"), [("dinov2", 0), ("dinov2_registers", 4), ("dinov3", 4)]
+)
+@torch.no_grad()
+def test_dino_tokens_are_scaled_as_the_block_scales_them_and_no_register_is_a_patch(
+    load: Any, crops: torch.Tensor, family: str, registers: int
+) -> None:
+    encoder, model = load(family)
+    tower = model.vision_model
+    blocks = tower.model.layer if family == "dinov3" else tower.encoder.layer
+    final_norm = tower.norm if family == "dinov3" else tower.layernorm
+    last = blocks[-1]
+    hidden = first_input(last, lambda: model.get_image_features(pixel_values=crops[:1]))[0]
+    assert len(hidden) == 1 + registers + 16
+    gathered = rewired(hidden, last.norm1, last.attention, 4, prefix=1 + registers)
+    attended = last.attention.o_proj(gathered) * last.layer_scale1.lambda1
+    expected = model.visual_projection(final_norm(attended))
+
+    tokens = encoder.encode_crops(crops)[1]
+
+    assert tokens is not None
+    torch.testing.assert_close(tokens[0].flatten(0, 1), F.normalize(expected, dim=-1))
+
+
+@torch.no_grad()
+def test_blip_tokens_take_keys_and_values_from_its_one_matrix(
+    load: Any, crops: torch.Tensor
+) -> None:
+    encoder, model = load("blip")
+    tower = model.vision_model
+    last = tower.encoder.layers[-1]
+    hidden = first_input(last, lambda: model.get_image_features(pixel_values=crops[:1]))[0]
+    _, keys, values = last.self_attn.qkv(last.layer_norm1(hidden)).chunk(3, dim=-1)
+    out = last.self_attn.projection(gather(keys, values, 4))
+    expected = model.visual_projection(tower.post_layernorm(tower.post_layernorm(out)))
+
+    tokens = encoder.encode_crops(crops)[1]
+
+    assert tokens is not None
+    torch.testing.assert_close(tokens[0].flatten(0, 1), F.normalize(expected, dim=-1))
+
+
+@torch.no_grad()
+def test_aimv2_tokens_are_what_its_head_pools_from_one_token_alone(
+    load: Any, crops: torch.Tensor
+) -> None:
+    encoder, model = load("aimv2")
+    hidden = model.vision_model(pixel_values=crops).last_hidden_state
+    tokens = encoder.encode_crops(crops)[1]
+    assert tokens is not None
+    for patch in range(16):
+        pooled = model.vision_model.head(hidden[:, patch : patch + 1])
+        expected = F.normalize(model.visual_projection(pooled), dim=-1).reshape(3, 24)
+        torch.testing.assert_close(tokens[:, patch // 4, patch % 4], expected)
+
+
+@torch.no_grad()
+def test_tips_tokens_are_its_last_block_with_each_token_attending_to_itself_alone(
+    load: Any, crops: torch.Tensor
+) -> None:
+    encoder, model = load("tipsv2")
+    tower = model.vision_model
+    last = tower.encoder.layer[-1]
+    hidden = first_input(last, lambda: model.get_image_features(pixel_values=crops))
+    tokens = encoder.encode_crops(crops)[1]
+    assert tokens is not None
+    assert tokens.shape == (3, 4, 4, 32)
+    for patch in range(16):  # after one class token and one register
+        alone = last(hidden[:, 2 + patch : 3 + patch])  # attention to itself has weight one
+        expected = F.normalize(tower.layernorm(alone)[:, 0], dim=-1)
+        torch.testing.assert_close(tokens[:, patch // 4, patch % 4], expected)
+
+
+def first_input(module: Any, run: Any) -> torch.Tensor:
+    """What a module is given while `run` runs."""
+    seen: list[torch.Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    run()
+    handle.remove()
+    return seen[0]
+
+
 @torch.no_grad()
 def test_siglip_tokens_are_what_its_head_pools_from_one_token_alone(
     load: Any, crops: torch.Tensor
@@ -135,18 +222,23 @@ def test_naflex_tokens_follow_the_patches_row_by_row(load: Any, crops: torch.Ten
             torch.testing.assert_close(tokens[:, row, column], F.normalize(alone, dim=-1))
 
 
+@pytest.mark.parametrize("family", ["convnext", "dinov3_convnext"])
 @torch.no_grad()
 def test_convolutional_tokens_are_cells_treated_as_the_pooled_vector_is(
-    load: Any, crops: torch.Tensor
+    load: Any, crops: torch.Tensor, family: str
 ) -> None:
-    encoder, model = load("convnext")
-    features = model.vision_model(pixel_values=crops).last_hidden_state
+    encoder, model = load(family)
+    tower = model.vision_model
+    if family == "convnext":
+        features, norm = tower(pixel_values=crops).last_hidden_state, tower.layernorm
+    else:
+        features, norm = tower.model(crops).last_hidden_state, tower.layer_norm
     tokens = encoder.encode_crops(crops)[1]
     assert tokens is not None
     assert tokens.shape == (3, 4, 4, 24)
     for row in range(4):
         for column in range(4):
-            cell = model.vision_model.layernorm(features[:, :, row, column])
+            cell = norm(features[:, :, row, column])
             expected = F.normalize(model.visual_projection(cell), dim=-1)
             torch.testing.assert_close(tokens[:, row, column], expected)
 
@@ -163,7 +255,7 @@ def test_align_embeds_a_crop_as_the_mean_of_its_cells(load: Any, crops: torch.Te
 
 
 def test_a_tower_with_unknown_modules_has_no_tokens(load: Any, crops: torch.Tensor) -> None:
-    from localize.encoders.tokens import token_reader
+    from localize.encoders.hugging_face_tokens import token_reader
 
     _, model = load("clip")
     del model.vision_model.embeddings.class_embedding

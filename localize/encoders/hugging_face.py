@@ -18,8 +18,8 @@ from PIL import Image
 from localize.encoders.checkpoint import Checkpoint
 from localize.encoders.device import choose_device, choose_dtype, exact_convolutions
 from localize.encoders.errors import CheckpointError
+from localize.encoders.hugging_face_tokens import token_reader
 from localize.encoders.text_cache import TextCache
-from localize.encoders.tokens import token_reader
 
 TEXT_BATCH = 256
 # Numbers in the widest activation of one forward on the CPU. With many more it outgrows the caches:
@@ -126,7 +126,7 @@ class HuggingFaceEncoder:
 
     def _run_tower(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         output = self._model.get_image_features(**self._image_inputs(pixels))
-        return _pooled(output), None if self._read_tokens is None else self._read_tokens(output)
+        return _pooled(output), None if self._read_tokens is None else self._read_tokens()
 
     def _compile(self) -> None:
         """Compile the image tower by running it once, so that failing to is told before work."""
@@ -255,7 +255,8 @@ def _crops_at_once(model: Any, device: torch.device, image_size: int) -> int:
 
 def _logit_scale(model: Any) -> float:
     if hasattr(model, "logit_scale"):
-        return float(model.logit_scale.detach().float().exp())
+        scale = float(model.logit_scale.detach().float().exp())
+        return min(scale, getattr(model.config, "max_logit_scale", scale))  # AIMv2 has a limit
     if hasattr(model, "temperature"):  # ALIGN divides by it
         return float(1 / model.temperature.detach().float())
     raise CheckpointError(

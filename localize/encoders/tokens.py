@@ -1,24 +1,26 @@
 """Dense token embeddings in the prompt space, read from the forward that gives a crop's embedding.
 
-Knows the towers' modules and weights; must not know crops, windows, prompts or files.
+Knows tensors and the parts of a tower it is handed; must not know where a library keeps those
+parts, nor crops, windows, prompts or files.
 
-Three kinds of tower have tokens:
+There are two recipes:
 
-* `RewiredBlock`: vision transformers with a class token (CLIP, MetaCLIP 2, AltCLIP, Chinese-CLIP,
-  CLIPSeg, OWL-ViT, ViT). The class token gathers what the picture shows; its neighbours only learn
-  to serve it, so their own last-block outputs do not say where things are. Re-wiring the last
-  block's attention makes each patch gather what looks like itself nearby (NACLIP,
-  arXiv 2404.08181, equations 3 to 6 and section 3.3; github.com/sinahmr/NACLIP, MIT).
-* `ValuePath`: SigLIP's attention pooling: what the pooled vector would be if it looked at one
-  token alone.
-* `FeatureMap`: convolutional towers: what the pooled vector would be of one cell alone.
+* `RewiredBlock`: vision transformers whose class token is the embedding. The class token gathers
+  what the picture shows; its neighbours only learn to serve it, so their own last-block outputs do
+  not say where things are. Re-wiring the last block's attention makes each patch gather what looks
+  like itself nearby (NACLIP, arXiv 2404.08181, equations 3 to 6 and section 3.3;
+  github.com/sinahmr/NACLIP, MIT).
+* `EachAlone`: towers that pool their cells, by attention or by the mean. A token is what the pooled
+  vector would be of one cell alone. Attention that can look at one token only returns that token's
+  value, so for a head of attention this is its value path, as in MaskCLIP (arXiv 2112.01071,
+  section 3.2).
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -29,39 +31,21 @@ from torch import nn
 
 GAUSSIAN_SIGMA = 5.0  # in patches; NACLIP's default
 DEEP = 16  # blocks from which one re-wired block is not enough
-CONVOLUTIONAL = ("convnext", "convnextv2", "align_vision_model")
 
-TokenReader = Callable[[Any], torch.Tensor]  # a tower's output -> tokens (B, h, w, D), any length
-
-
-def token_reader(model: Any) -> TokenReader | None:
-    """The reader of a dual encoder's tokens, or None for a tower that it does not know.
-
-    It takes the output of the model's ``get_image_features`` right after that call, in the same
-    thread, and gives tokens (B, h, w, D) in the space of the embeddings, not yet unit-norm.
-    """
-    tower: Any = getattr(model, "vision_model", None)
-    tower = getattr(tower, "vision_model", tower)  # early releases of transformers 5 wrap it
-    project = getattr(model, "visual_projection", nn.Identity())
-    if getattr(tower, "config", model.config).model_type in CONVOLUTIONAL:
-        return FeatureMap(getattr(tower, "layernorm", nn.Identity()), project)
-    if hasattr(getattr(tower, "head", None), "probe"):
-        return ValuePath(tower.head)
-    block = _last_block(tower)
-    return None if block is None else RewiredBlock(block, project)
+Step = Callable[[torch.Tensor], torch.Tensor]
+TokenReader = Callable[[], torch.Tensor]
+"""Tokens (B, h, w, D) in the space of the embeddings, not yet unit-norm, of the crops (B, 3, S, S)
+that the image tower was last run on in the same thread."""
 
 
 @dataclass(frozen=True)
-class _Block:
-    """The modules of a vision transformer that `RewiredBlock` works with."""
+class Attention:
+    """The projections of a layer of attention, each (B, N, width) -> (B, N, width)."""
 
-    layers: list[nn.Module]  # all blocks, first to last
-    norm: nn.Module  # of the last block: before its attention
-    key: nn.Module
-    value: nn.Module
-    out: nn.Module
+    keys: Step
+    values: Step
+    out: Step  # with all that the layer does before its result is added to its input
     heads: int
-    finish: list[nn.Module]  # what the tower does to its class token after the last block
 
 
 class RewiredBlock:
@@ -72,119 +56,156 @@ class RewiredBlock:
 
         tokens = O( softmax( K(LN x) K(LN x)ᵀ / sqrt(d) + G ) V(LN x) )
 
-    with neither residual nor MLP, then the tower's own final norm and projection. Towers of
-    `DEEP` blocks and more average it over the inputs of their last quarter of blocks, because a
-    single input of theirs is dominated by a few high-norm patches ("registers",
+    with neither residual nor MLP, then the tower's own final norm and projection. Keys are as they
+    are projected, before any rotary position embedding: G alone says how near two patches are.
+    Towers of `DEEP` blocks and more average it over the inputs of their last quarter of blocks,
+    because a single input of theirs is dominated by a few high-norm patches ("registers",
     arXiv 2309.16588). O is linear, so the average is taken before it.
     """
 
-    def __init__(self, block: _Block, project: nn.Module) -> None:
-        self._block, self._project = block, project
-        self._inputs = threading.local()  # threads share the model, each with its own crops
-        depth = len(block.layers)
-        self._late = depth // 4 if depth >= DEEP else 1
-        for layer in block.layers[-self._late :]:
-            layer.register_forward_pre_hook(self._keep, with_kwargs=True)
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        norm: Step,
+        attention: Attention,
+        finish: Sequence[Step],
+        *,
+        prefix: int = 1,
+    ) -> None:
+        """
+        blocks: all blocks of the tower, first to last.
+        norm, attention: of the last block.
+        finish: what happens to the class token after the last block, up to the embedding.
+        prefix: class and register tokens, which come before the patches.
+        """
+        late = len(blocks) // 4 if len(blocks) >= DEEP else 1
+        self._inputs = _keep_inputs(list(blocks)[-late:])
+        self._norm, self._attention, self._finish = norm, attention, finish
+        self._prefix = prefix
 
-    def _keep(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        kept = getattr(self._inputs, "kept", [])
-        self._inputs.kept = [*kept, args[0] if args else kwargs["hidden_states"]][-self._late :]
-
-    def __call__(self, output: Any) -> torch.Tensor:
-        inputs, self._inputs.kept = self._inputs.kept, []
-        gathered = sum(self._gather(hidden) for hidden in inputs) / len(inputs)
-        tokens: torch.Tensor = self._block.out(gathered)
-        for module in (*self._block.finish, self._project):
-            tokens = module(tokens)
-        return _as_grid(tokens)
+    def __call__(self) -> torch.Tensor:
+        inputs = self._inputs.take()
+        gathered = torch.stack([self._gather(hidden) for hidden in inputs]).mean(0)
+        return as_grid(chain(self._attention.out, *self._finish)(gathered))
 
     def _gather(self, hidden: torch.Tensor) -> torch.Tensor:
-        """k-k attention of the patches of `hidden` (B, 1 + N, width), class token first."""
+        """k-k attention of the patches of `hidden` (B, prefix + N, width)."""
         batch, count, _ = hidden.shape
-        normed = self._block.norm(hidden)
+        normed = self._norm(hidden)
         keys, values = (
-            projection(normed).view(batch, count, self._block.heads, -1).transpose(1, 2)
-            for projection in (self._block.key, self._block.value)
+            project(normed).view(batch, count, self._attention.heads, -1).transpose(1, 2)
+            for project in (self._attention.keys, self._attention.values)
         )
-        bias = neighbourhood(math.isqrt(count - 1)).to(keys)
-        gathered = F.scaled_dot_product_attention(keys[:, :, 1:], keys, values, attn_mask=bias)
+        bias = neighbourhood(math.isqrt(count - self._prefix), self._prefix).to(keys)
+        gathered = F.scaled_dot_product_attention(
+            keys[:, :, self._prefix :], keys, values, attn_mask=bias
+        )
         return gathered.transpose(1, 2).flatten(2)
 
 
-class ValuePath:
-    """Tokens of SigLIP's attention-pooling head: each token alone through its value path.
+class EachAlone:
+    """Tokens of a tower that pools its cells: what the pooled vector would be of one cell alone."""
 
-    The head pools with weights a_i that sum to one: y = O(sum_i a_i V(x_i)), then y + MLP(LN(y)).
-    With all the weight on one token that is y_i = O(V(x_i)), and the same residual MLP. The idea is
-    MaskCLIP's (arXiv 2112.01071, section 3.2) for this head.
-    """
+    def __init__(
+        self, pool: nn.Module, finish: Step, *, prefix: int = 0, of_output: bool = False
+    ) -> None:
+        """
+        pool: the module whose input is the cells: (B, prefix + N, width), or (B, width, h, w).
+        finish: what is done from there to the embedding where there is one cell, for (B, N, width).
+        prefix: class and register tokens among the cells, which are no cells.
+        of_output: the cells are the module's output instead.
+        """
+        self._cells = (_keep_outputs if of_output else _keep_inputs)([pool])
+        self._finish, self._prefix = finish, prefix
 
-    def __init__(self, head: Any) -> None:
-        self._head = head
-
-    def __call__(self, output: Any) -> torch.Tensor:
-        hidden: torch.Tensor = output.last_hidden_state  # (B, N, width), after the final norm
-        attention, width = self._head.attention, hidden.shape[-1]
-        weight, bias = attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
-        tokens = attention.out_proj(F.linear(hidden, weight, bias))
-        tokens = tokens + self._head.mlp(self._head.layernorm(tokens))
-        return _as_grid(tokens)
+    def __call__(self) -> torch.Tensor:
+        (cells,) = self._cells.take()
+        if cells.ndim == 4:
+            cells = cells.flatten(2).transpose(1, 2)
+        return as_grid(self._finish(cells[:, self._prefix :]))
 
 
-class FeatureMap:
-    """Tokens of a convolutional tower: the cells of its last feature map.
+def chain(*steps: Step) -> Step:
+    """The steps one after the other."""
 
-    The tower's embedding is projection(norm(mean of the cells)); a token is
-    projection(norm(cell)).
-    """
+    def run(hidden: torch.Tensor) -> torch.Tensor:
+        for step in steps:
+            hidden = step(hidden)
+        return hidden
 
-    def __init__(self, norm: nn.Module, project: nn.Module) -> None:
-        self._norm, self._project = norm, project
+    return run
 
-    def __call__(self, output: Any) -> torch.Tensor:
-        cells = output.last_hidden_state.permute(0, 2, 3, 1)  # (B, width, h, w) -> (B, h, w, width)
-        tokens: torch.Tensor = self._project(self._norm(cells))
-        return tokens
+
+def residual(*steps: Step) -> Step:
+    """What the steps do, added to their input."""
+    inner = chain(*steps)
+    return lambda hidden: hidden + inner(hidden)
+
+
+def third(weight: torch.Tensor, bias: torch.Tensor | None, part: int) -> Step:
+    """One of the projections to queries (0), keys (1) and values (2) stacked in one matrix."""
+    width = len(weight) // 3
+    rows = slice(part * width, (part + 1) * width)
+    return lambda hidden: F.linear(hidden, weight[rows], None if bias is None else bias[rows])
 
 
 @lru_cache(maxsize=8)
-def neighbourhood(side: int) -> torch.Tensor:
-    """NACLIP's addition to the attention logits, float32 (side², 1 + side²).
+def neighbourhood(side: int, prefix: int = 1) -> torch.Tensor:
+    """NACLIP's addition to the attention logits, float32 (side², prefix + side²).
 
-    exp(-d² / (2 sigma²)) for two patches d apart on the side x side grid; 0 for the class token,
-    which comes first among the keys.
+    exp(-d² / (2 sigma²)) for two patches d apart on the side x side grid; 0 for the class token
+    and registers, which come first among the keys.
     """
     steps = torch.arange(side, dtype=torch.float32)
     profile = torch.exp(-((steps[:, None] - steps) ** 2) / (2 * GAUSSIAN_SIGMA**2))
-    return F.pad(torch.kron(profile, profile), (1, 0))
+    return F.pad(torch.kron(profile, profile), (prefix, 0))
 
 
-def _as_grid(tokens: torch.Tensor) -> torch.Tensor:
+def as_grid(tokens: torch.Tensor) -> torch.Tensor:
     """Tokens (B, N, D) of a square crop, row by row, as (B, h, w, D)."""
     batch, count, width = tokens.shape
     side = math.isqrt(count)
     return tokens.reshape(batch, side, side, width)
 
 
-def _last_block(tower: Any) -> _Block | None:
-    """The last block of a transformer with one class token, where its modules bear known names."""
-    layers = getattr(getattr(tower, "encoder", tower), "layers", None)
-    embeddings = getattr(tower, "embeddings", None)
-    if not layers or hasattr(embeddings, "distillation_token"):
-        return None
-    last = layers[-1]
-    names = {name for name, _ in last.named_modules()}
-    clip = {"self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "layer_norm1"}
-    vit = {"attention.k_proj", "attention.v_proj", "attention.o_proj", "layernorm_before"}
-    if clip <= names and hasattr(embeddings, "class_embedding"):
-        attention, norm, out = last.self_attn, last.layer_norm1, last.self_attn.out_proj
-        finish = [tower.post_layernorm]
-    elif vit <= names and hasattr(embeddings, "cls_token"):
-        attention, norm, out = last.attention, last.layernorm_before, last.attention.o_proj
-        # The pooler's two steps, on every token instead of the first one alone.
-        finish = [tower.layernorm, tower.pooler.dense, tower.pooler.activation]
-    else:
-        return None
-    heads = tower.config.num_attention_heads
-    key, value = attention.k_proj, attention.v_proj
-    return _Block(list(layers), norm, key, value, out, heads, finish)
+class _Kept:
+    """What went through some modules in the last forward, by thread.
+
+    Threads share the model, each with its own crops.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._of_thread = threading.local()
+
+    def add(self, hidden: torch.Tensor) -> None:
+        kept = getattr(self._of_thread, "kept", [])
+        self._of_thread.kept = [*kept, hidden][-self._count :]
+
+    def take(self) -> list[torch.Tensor]:
+        kept, self._of_thread.kept = self._of_thread.kept, []
+        return kept  # type: ignore[no-any-return]
+
+
+def _keep_inputs(modules: list[nn.Module]) -> _Kept:
+    """Keep the first argument of each of the modules."""
+    kept = _Kept(len(modules))
+
+    def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kept.add(args[0] if args else next(iter(kwargs.values())))
+
+    for module in modules:
+        module.register_forward_pre_hook(look, with_kwargs=True)
+    return kept
+
+
+def _keep_outputs(modules: list[nn.Module]) -> _Kept:
+    """Keep the output of each of the modules, or the first of its outputs."""
+    kept = _Kept(len(modules))
+
+    def look(_: nn.Module, __: Any, output: Any) -> None:
+        kept.add(output if isinstance(output, torch.Tensor) else output[0])
+
+    for module in modules:
+        module.register_forward_hook(look)
+    return kept
