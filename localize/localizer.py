@@ -299,7 +299,8 @@ class Localizer:
         scores = probabilities(encoded.embeddings, wanted, negatives, against, scale)
         if tokens is None:
             return scores, None
-        return scores, probabilities(tokens, wanted, negatives, against, scale)
+        token_scale = getattr(self.encoder, "token_scale", scale)
+        return scores, probabilities(tokens, wanted, negatives, against, token_scale)
 
     def _boxes(
         self,

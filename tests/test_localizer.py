@@ -289,3 +289,20 @@ def test_an_encoder_that_gives_tokens_for_some_batches_only_is_refused():
     picture = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     with pytest.raises(ValueError, match="tokens for some batches and not for others"):
         Localizer(Moody(), Options(batch_size=8)).encode(picture)
+
+
+def test_cells_are_judged_at_a_scale_of_their_own_where_the_encoder_has_one():
+    class Blunt(ColourEncoder):
+        token_scale = 3.0
+
+    red = picture(xyxy=(0, 0, 320, 240))  # every window and every cell of it is the same
+    words = ColourEncoder().encode_prompts(list(Blunt.negatives))
+
+    def probability(scale):
+        logits = np.exp(scale * (words @ words[0]).numpy())
+        return logits[0] / logits.sum()
+
+    expected = probability(3.0) ** 0.4 * probability(30.0) ** 0.6
+    assert Localizer(Blunt()).locate(red, "red").presence[0] == pytest.approx(expected, rel=1e-4)
+    same = Localizer(ColourEncoder()).locate(red, "red").presence[0]
+    assert same == pytest.approx(probability(30.0), rel=1e-4)

@@ -157,6 +157,7 @@ BROKEN = {
         {"logit_scale": torch.nn.Parameter(torch.tensor(30.0))},
         "Broken.logit_scale must be a positive",
     ),
+    "no token scale": ({"token_scale": 0}, "Broken.token_scale must be a positive number"),
     "a name for a device": ({"device": "cpu"}, r"Broken.device must be a torch\.device"),
     "unknown resizing": ({"interpolation": "best"}, "Broken.interpolation must be"),
 }

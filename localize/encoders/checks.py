@@ -27,13 +27,15 @@ def check_encoder(encoder: Any) -> None:
             "to load one by its name use Localizer.from_pretrained"
         )
     for member, (count, least, wanted) in _NUMBERS.items():
+        if not hasattr(encoder, member):
+            continue
         value = getattr(encoder, member)
         try:
             values = torch.as_tensor(value, dtype=torch.float64).reshape(-1)
             right = len(values) == count and bool((values.isfinite() & (values > least)).all())
         except (TypeError, ValueError, RuntimeError):
             right = False
-        kind = {"image_size": Integral, "logit_scale": Real}.get(member, object)
+        kind = object if count > 1 else Integral if member == "image_size" else Real
         if not right or not isinstance(value, kind):
             raise ValueError(f"{name}.{member} must be {wanted}, not {value!r}")
     if not isinstance(getattr(encoder, "device", torch.device("cpu")), torch.device):
@@ -51,6 +53,7 @@ _NUMBERS = {
     "mean": (3, -math.inf, "three finite numbers"),
     "std": (3, 0, "three positive numbers"),
     "logit_scale": (1, 0, "a positive number"),
+    "token_scale": (1, 0, "a positive number"),
 }
 
 
