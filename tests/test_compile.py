@@ -28,7 +28,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_compiled_tower_embeds_as_the_tower_itself_whatever_the_number_of_crops(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("localize.encoders.hugging_face.COMPILED_BATCH", 4)
+    monkeypatch.setattr("localize.encoders.towers.COMPILED_BATCH", 4)
     plain = load_encoder(folder, device="cpu", dtype="float32")
     compiled = load_encoder(folder, device="cpu", dtype="float32", compile=True)
     crops = torch.randn(7, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))

@@ -181,7 +181,7 @@ def test_no_prompts_give_no_embeddings(folders: dict[str, Path]) -> None:
 def test_many_crops_are_encoded_as_each_by_itself(
     folders: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("localize.encoders.hugging_face.CPU_ACTIVATION", 3 * (SIZE // 8) ** 2 * 48)
+    monkeypatch.setattr("localize.encoders.towers.CPU_ACTIVATION", 3 * (SIZE // 8) ** 2 * 48)
     encoder = load(folders[family])
     crops = torch.cat([as_crops(picture(seed), encoder) for seed in range(7)])
     embeddings, tokens = encoder.encode_crops(crops)
