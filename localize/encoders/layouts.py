@@ -25,7 +25,7 @@ CONFIGS: dict[Library, str] = {
 }
 VARIANTS = ("fp16", "bf16", "fp32")  # the first that is there is taken
 
-_STEMS: dict[tuple[Library, bool], tuple[str, str]] = {  # (library, pickled) -> stem, ending
+STEMS: dict[tuple[Library, bool], tuple[str, str]] = {  # (library, pickled) -> stem, ending
     ("transformers", False): ("model", "safetensors"),
     ("open_clip", False): ("open_clip_model", "safetensors"),
     ("transformers", True): ("pytorch_model", "bin"),
@@ -96,7 +96,7 @@ def _weights(
     names: Collection[str], library: Library, *, pickled: bool
 ) -> tuple[tuple[str, ...], str | None]:
     """The names of one set of weights, and its variant."""
-    stem, ending = _STEMS[library, pickled]
+    stem, ending = STEMS[library, pickled]
     others = sorted(
         {
             found[1]
