@@ -88,7 +88,6 @@ class Localization:
             self.pixels,
             self.maps[index],
             xyxy=_xyxy(boxes),
-            labels=[box.label for box in boxes],
             scores=[box.score for box in boxes],
             title=prompt,
             presence=float(self.presence[index]),

@@ -1,4 +1,4 @@
-"""One line of text in any script, drawn with the fonts that this machine has.
+"""Lines of text in any script, drawn with the fonts that this machine has.
 
 Knows fonts; must not know pictures, boxes or what a text is about.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import unicodedata
 from functools import cache, lru_cache
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-Colour = tuple[int, int, int]
+from localize.render.colours import Colour
 
 BUILT_IN = ""
 """Stands for the font that Pillow brings: Latin letters, the same on every machine."""
@@ -37,6 +38,10 @@ _FOLDERS = {
 _ZERO_WIDTH_JOINER = "\u200d"
 _JOINERS = "\u200c" + _ZERO_WIDTH_JOINER
 
+_UNSPACED = "\u3000-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef"
+_BREAKABLE = re.compile(rf"\s*(?:[{_UNSPACED}]|[^\s{_UNSPACED}]+)")
+"""A word, or a character of Chinese, Japanese or Korean, with the spaces before it."""
+
 _STYLES = ("bold", "italic", "oblique", "mono", "serif", "condensed", "light", "thin", "black")
 _PLACEHOLDERS = ("lastresort", "blank")
 """Fonts by these names draw something for every character, and say nothing by it."""
@@ -52,14 +57,42 @@ def line(text: str, size: int, colour: Colour, max_width: float = math.inf) -> I
     Returns an RGBA image, transparent behind the letters, 1.5 * size high. Characters that no
     font of this machine has are drawn as their code points, such as U+732B.
     """
-    shown = "".join(char if char.isprintable() or char in _JOINERS else " " for char in text)
-    text = unicodedata.normalize("NFC", " ".join(shown.split()))[:LONGEST]
-    drawn = _draw(text, size, colour)
-    kept = len(text)
+    shown = _clean(text)
+    drawn = _draw(shown, size, colour)
+    kept = _clusters(shown)
     while drawn.width > max_width and kept:
-        kept = min(kept - 1, int(kept * max_width / drawn.width))
-        drawn = _draw(text[:kept].rstrip() + "…", size, colour)
+        kept = kept[: min(len(kept) - 1, int(len(kept) * max_width / drawn.width))]
+        drawn = _draw("".join(kept).rstrip() + "…", size, colour)
     return drawn
+
+
+def paragraph(
+    text: str, size: int, colour: Colour, max_width: int, most_lines: int
+) -> list[Image.Image]:
+    """Draw a text on lines no wider than `max_width` pixels; the last is cut as `line` cuts.
+
+    Lines are broken between words, and between the characters of scripts without spaces.
+    """
+    lines = [""]
+    for piece in _BREAKABLE.findall(_clean(text)):
+        longer = lines[-1] + piece
+        full = lines[-1] and width(longer, size) > max_width
+        if full and len(lines) < most_lines:
+            lines.append(piece.lstrip())
+        else:
+            lines[-1] = longer
+    return [line(each, size, colour, max_width) for each in lines]
+
+
+def width(text: str, size: int) -> int:
+    """Pixels that `line` takes for a text without a limit."""
+    return _draw(_clean(text), size, (0, 0, 0)).width
+
+
+def _clean(text: str) -> str:
+    """A text as it is drawn: in composed form, with plain spaces, and no longer than `LONGEST`."""
+    shown = "".join(char if char.isprintable() or char in _JOINERS else " " for char in text)
+    return unicodedata.normalize("NFC", " ".join(shown.split()))[:LONGEST]
 
 
 def runs(text: str) -> list[tuple[str, str]]:
@@ -80,6 +113,16 @@ def runs(text: str) -> list[tuple[str, str]]:
         else:
             found.append((font, cluster))
     return [_drawable(font, piece) for font, piece in found]
+
+
+def as_drawn(pieces: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pieces of a text, given as it is read, from left to right.
+
+    Each piece is laid out by its font; a text that begins from the right has its first one there.
+    """
+    if not _is_from_right_to_left("".join(piece for _, piece in pieces)):
+        return pieces
+    return [(font, _spaces_swapped(piece)) for font, piece in reversed(pieces)]
 
 
 def _clusters(text: str) -> list[str]:
@@ -113,12 +156,27 @@ def _is_joiner(char: str) -> bool:
 
 
 def _draw(text: str, size: int, colour: Colour) -> Image.Image:
-    pieces = [_draw_run(font, piece, size, colour) for font, piece in runs(text)]
+    pieces = [_draw_run(font, piece, size, colour) for font, piece in as_drawn(runs(text))]
     edges = list(accumulate((piece.width for piece in pieces), initial=0))
     whole = Image.new("RGBA", (max(1, edges[-1]), round(1.5 * size)), (*colour, 0))
     for left, piece in zip(edges, pieces, strict=False):
         whole.paste(piece, (left, 0))
     return whole
+
+
+def _is_from_right_to_left(text: str) -> bool:
+    """Whether the first letter is Arabic, Hebrew or the like (Unicode's bidirectional rule P2)."""
+    strong = (unicodedata.bidirectional(char) for char in text)
+    return next((kind for kind in strong if kind in ("L", "R", "AL")), "L") != "L"
+
+
+def _spaces_swapped(piece: str) -> str:
+    """The space before a piece after it and the other way round, unless it runs to the left too."""
+    if _is_from_right_to_left(piece) or piece.isspace():
+        return piece
+    before = piece[: len(piece) - len(piece.lstrip())]
+    after = piece[len(piece.rstrip()) :]
+    return after + piece.strip() + before
 
 
 def _draw_run(file: str, text: str, size: int, colour: Colour) -> Image.Image:

@@ -1,0 +1,102 @@
+"""Which colours pictures of results have, and how heat lies on a photo. Knows only colours."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Colour = tuple[int, int, int]
+Pixels = npt.NDArray[np.uint8]
+
+PAPER: Colour = (255, 255, 255)
+INK: Colour = (32, 33, 36)
+PALE: Colour = (95, 99, 106)
+HERE: Colour = (0, 128, 84)
+BLACK: Colour = (0, 0, 0)
+WHITE: Colour = (255, 255, 255)
+
+PALETTE: tuple[Colour, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (204, 121, 167),
+    (0, 114, 178),
+    (0, 0, 255),
+    (90, 75, 30),
+    (60, 105, 255),
+    (0, 255, 135),
+    (255, 0, 90),
+    (0, 255, 255),
+    (135, 0, 120),
+    (195, 240, 195),
+    (135, 0, 195),
+    (135, 0, 60),
+    (135, 150, 255),
+    (210, 165, 90),
+    (210, 0, 180),
+    (165, 225, 90),
+    (255, 105, 135),
+    (105, 45, 90),
+    (150, 75, 15),
+    (15, 45, 225),
+    (90, 120, 60),
+    (0, 180, 195),
+    (120, 225, 150),
+    (90, 150, 30),
+    (75, 45, 150),
+)
+"""Colours for prompts, any two of which can be told apart: the seven of Okabe and Ito 2008, "Color
+Universal Design", which the colour-blind tell apart too, and then always the one that is farthest
+from all before it (CIE76, by ordinary sight and by the green- and the red-blind's)."""
+
+_HEAT_STOPS = np.array(
+    [(120, 20, 40), (205, 50, 30), (250, 125, 30), (255, 190, 50), (255, 245, 150)], np.float32
+)
+"""Heat of 0, .25, .5, .75 and 1: from dark red over orange to pale yellow. It gets lighter all the
+way, so that it reads in grey, and from blue to yellow, which the red- and green-blind see."""
+
+_GROUND = np.array([(12, 17, 28), (92, 102, 120)], np.float32)
+"""What black and white of the photo become: a bluish grey that is darker than heat of .4 on."""
+
+_SHADOWS = 0.75
+"""Exponent of the photo's brightness, which keeps dark pictures from turning black."""
+
+_FAINT, _PLAIN = 0.04, 0.55
+"""Relevance up to which there is no heat, and from which it is as dense as it gets."""
+
+_DENSEST = 0.88
+_RELIEF = 0.2
+"""How much of the heat's brightness follows the photo, so that things keep their shapes in it."""
+
+
+def heat_over(photo: Pixels, relevance: npt.NDArray[np.float32]) -> Pixels:
+    """The photo, grey and dim, under the heat of a relevance map.
+
+    photo: uint8 (H, W, 3). relevance: float32 (H, W) in [0, 1]. Returns uint8 (H, W, 3).
+    """
+    light = (photo.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+    light /= 255
+    ground = _GROUND[0] + (_GROUND[1] - _GROUND[0]) * light**_SHADOWS
+    heat = _heat_colours(relevance) * (1 - _RELIEF + _RELIEF * light)
+    step = np.clip((relevance - _FAINT) / (_PLAIN - _FAINT), 0, 1)[..., None]
+    opacity = _DENSEST * step * step * (3 - 2 * step)
+    return np.asarray((ground + (heat - ground) * opacity).round(), np.uint8)
+
+
+def colour_of(index: int) -> Colour:
+    """The colour of the prompt of this number; after thirty they come again."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def ink_on(colour: Colour) -> Colour:
+    """Black or white, whichever is read better on a colour."""
+    return BLACK if np.dot(colour, (0.299, 0.587, 0.114)) > 110 else WHITE
+
+
+def _heat_colours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """RGB in [0, 255] of values in [0, 1], float32 (H, W, 3)."""
+    places = np.linspace(0, 1, len(_HEAT_STOPS))
+    channels = [np.interp(values, places, stops) for stops in _HEAT_STOPS.T]
+    return np.stack(channels, axis=-1).astype(np.float32)
