@@ -48,7 +48,7 @@ OnError: TypeAlias = Callable[[ImageSource, ImageError], None]
 Array: TypeAlias = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Encoded:
     """A picture whose windows have been through the image encoder, ready to be asked.
 
@@ -62,6 +62,14 @@ class Encoded:
     grids: tuple[Grid, ...]
     embeddings: torch.Tensor
     tokens: torch.Tensor | None
+
+    def __repr__(self) -> str:
+        """A line: tensors would fill the screen."""
+        height, width = self.picture.pixels.shape[:2]
+        cells = (0, 0) if self.tokens is None else self.tokens.shape[1:3]
+        tokens = f"{cells[0]} x {cells[1]} tokens each" if cells[0] else "without tokens"
+        name = self.picture.file or "a picture"
+        return f"<Encoded {name}, {width} x {height}: {self.num_crops} windows, {tokens}>"
 
     @property
     def boxes(self) -> Array:

@@ -6,7 +6,9 @@ Knows pictures, maps and boxes; must not know how they were made.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ class Box:
     xyxy: tuple[float, float, float, float]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Localization:
     """Where each prompt is in one picture.
 
@@ -104,6 +106,24 @@ class Localization:
             presence=self.presence.tolist(),
         )
 
+    def __repr__(self) -> str:
+        """A line: arrays would fill the screen."""
+        found = Counter(box.label for box in self.boxes)
+        prompts = [
+            f"{prompt!r}: {found[prompt]} box{'es' * (found[prompt] != 1)}, presence {sure:.2f}"
+            for prompt, sure in zip(self.prompts[:_SHOWN], self.presence.tolist(), strict=False)
+        ]
+        more = ["..."] * (len(self.prompts) > _SHOWN)
+        size = f"{self.width} x {self.height}"
+        return f"<Localization of {self.file or 'a picture'}, {size}: {'; '.join(prompts + more)}>"
+
+    def _repr_png_(self) -> bytes:
+        """What notebooks show: the heatmap of a single prompt, or the boxes of several."""
+        picture = self.overlay(self.prompts[0]) if len(self.prompts) == 1 else self.boxes_overlay()
+        png = BytesIO()
+        picture.save(png, "png")
+        return png.getvalue()
+
     def to_dict(self) -> dict[str, Any]:
         """The result as plain data, in the form that `save_json` writes.
 
@@ -132,6 +152,9 @@ class Localization:
         """
         io.write_json(path, self.to_dict())
 
+
+_SHOWN = 10
+"""Prompts that the line of a result names."""
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 

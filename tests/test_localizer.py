@@ -306,3 +306,10 @@ def test_cells_are_judged_at_a_scale_of_their_own_where_the_encoder_has_one():
     assert Localizer(Blunt()).locate(red, "red").presence[0] == pytest.approx(expected, rel=1e-4)
     same = Localizer(ColourEncoder()).locate(red, "red").presence[0]
     assert same == pytest.approx(probability(30.0), rel=1e-4)
+
+
+def test_an_encoded_picture_is_written_as_a_line(localizer):
+    encoded = localizer.encode(picture())
+    tokens = "without tokens" if encoded.tokens is None else "4 x 4 tokens each"
+    windows = f"{encoded.num_crops} windows"
+    assert repr(encoded) == f"<Encoded a picture, 320 x 240: {windows}, {tokens}>"

@@ -1,9 +1,12 @@
 """Results are plain data with a fixed JSON form."""
 
 import json
+from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from localize import Box, Localization
 from localize.io import OutputError
@@ -65,3 +68,21 @@ def test_json_that_cannot_be_written_is_an_error_that_names_the_file(result, tmp
     (tmp_path / "here").mkdir()
     with pytest.raises(OutputError, match="here"):
         result.save_json(tmp_path / "here")
+
+
+def test_a_notebook_shows_the_boxes_of_several_prompts_and_the_heatmap_of_one(result):
+    def shown(result):
+        return np.asarray(Image.open(BytesIO(result._repr_png_())))
+
+    np.testing.assert_array_equal(shown(result), np.asarray(result.boxes_overlay()))
+    one = replace(result, prompts=result.prompts[:1], presence=result.presence[:1])
+    np.testing.assert_array_equal(shown(one), np.asarray(one.overlay("a fluffy cat")))
+
+
+def test_a_result_is_written_as_a_line_that_says_what_was_found(result):
+    assert repr(result) == (
+        "<Localization of photo.jpg, 40 x 30: 'a fluffy cat': 1 box, presence 0.97; "
+        "'ein Hund': 0 boxes, presence 0.01>"
+    )
+    many = replace(result, prompts=tuple("prompt") * 50, presence=np.zeros(300), boxes=[])
+    assert len(repr(many)) < 500
