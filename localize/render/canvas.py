@@ -25,6 +25,7 @@ from localize.render.colours import (
     PAPER,
     Colour,
     Pixels,
+    faded,
     heat_over,
     ink_on,
 )
@@ -85,12 +86,24 @@ class Canvas:
 
     def heat(self, relevance: npt.ArrayLike) -> None:
         """Lay the heat of a map (h, w) of any resolution on the photo."""
-        left, top, width, height = self.photo
         values = np.clip(np.nan_to_num(np.asarray(relevance, np.float32)), 0, 1)
-        values = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
-        photo = np.asarray(self.image.crop((left, top, left + width, top + height)))
-        values = np.asarray(values, np.float32)
-        self.image.paste(Image.fromarray(heat_over(photo, values)), (left, top))
+        values = cv2.resize(values, self.photo[2:], interpolation=cv2.INTER_LINEAR)
+        photo = np.asarray(self.image.crop(self._photo_edges()))
+        heated = heat_over(photo, np.asarray(values, np.float32))
+        self.image.paste(Image.fromarray(heated), self._photo_edges())
+
+    def fade_outside(self, boxes: Boxes) -> None:
+        """Let the photo step back where no box is."""
+        photo = np.asarray(self.image.crop(self._photo_edges()))
+        self.image.paste(Image.fromarray(faded(photo)), self._photo_edges())
+        for box in boxes.tolist():
+            left, top = self.photo[:2]
+            inside = photo[box[1] - top : box[3] - top, box[0] - left : box[2] - left]
+            self.image.paste(Image.fromarray(inside), (box[0], box[1]))
+
+    def _photo_edges(self) -> tuple[int, int, int, int]:
+        left, top, width, height = self.photo
+        return left, top, left + width, top + height
 
     def draw_boxes(self, boxes: Boxes, colours: Sequence[Colour]) -> None:
         """Outlines with a dark edge on either side, which shows on anything; the best on top."""

@@ -58,7 +58,7 @@ _HEAT_STOPS = np.array(
 way, so that it reads in grey, and from blue to yellow, which the red- and green-blind see."""
 
 _GROUND = np.array([(12, 17, 28), (92, 102, 120)], np.float32)
-"""What black and white of the photo become: a bluish grey that is darker than heat of .4 on."""
+"""What black and white of the photo become: a bluish grey that is darker than heat from .5 on."""
 
 _SHADOWS = 0.75
 """Exponent of the photo's brightness, which keeps dark pictures from turning black."""
@@ -70,19 +70,28 @@ _DENSEST = 0.88
 _RELIEF = 0.2
 """How much of the heat's brightness follows the photo, so that things keep their shapes in it."""
 
+_FADED = 0.75
+"""Brightness of the photo outside of boxes."""
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
 
 def heat_over(photo: Pixels, relevance: npt.NDArray[np.float32]) -> Pixels:
     """The photo, grey and dim, under the heat of a relevance map.
 
     photo: uint8 (H, W, 3). relevance: float32 (H, W) in [0, 1]. Returns uint8 (H, W, 3).
     """
-    light = (photo.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
-    light /= 255
+    light = _light(photo) / 255
     ground = _GROUND[0] + (_GROUND[1] - _GROUND[0]) * light**_SHADOWS
     heat = _heat_colours(relevance) * (1 - _RELIEF + _RELIEF * light)
     step = np.clip((relevance - _FAINT) / (_PLAIN - _FAINT), 0, 1)[..., None]
     opacity = _DENSEST * step * step * (3 - 2 * step)
     return np.asarray((ground + (heat - ground) * opacity).round(), np.uint8)
+
+
+def faded(photo: Pixels) -> Pixels:
+    """The photo somewhat darker and with half of its colour, uint8 (H, W, 3)."""
+    return np.asarray((_FADED * (photo + _light(photo)) / 2).round(), np.uint8)
 
 
 def colour_of(index: int) -> Colour:
@@ -92,7 +101,12 @@ def colour_of(index: int) -> Colour:
 
 def ink_on(colour: Colour) -> Colour:
     """Black or white, whichever is read better on a colour."""
-    return BLACK if np.dot(colour, (0.299, 0.587, 0.114)) > 110 else WHITE
+    return BLACK if np.dot(colour, _LUMA) > 110 else WHITE
+
+
+def _light(photo: Pixels) -> npt.NDArray[np.float32]:
+    """How light each pixel is, in [0, 255], float32 (H, W, 1): luma as in ITU-R BT.601."""
+    return (photo @ _LUMA)[..., None]
 
 
 def _heat_colours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

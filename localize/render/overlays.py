@@ -77,7 +77,7 @@ def boxes_overlay(
     prompts: Sequence[str] = (),
     presence: Sequence[float] = (),
 ) -> Image.Image:
-    """All prompts' boxes on the photo, one colour a prompt.
+    """All prompts' boxes on the photo, one colour a prompt; outside of boxes the photo is faded.
 
     pixels: uint8 (H, W, 3), RGB.
     xyxy: (N, 4), in pixels of the photo, best first. labels, scores in [0, 1]: one a box.
@@ -95,6 +95,7 @@ def boxes_overlay(
     colours = {name: colour_of(number) for number, name in enumerate(in_order)}
     boxes = canvas.place(xyxy)
     _check(boxes, labels=labels, scores=scores)
+    canvas.fade_outside(boxes)
     box_colours = [colours[label] for label in labels]
     canvas.draw_boxes(boxes, box_colours)
     texts = [(label, _percent(score)) for label, score in zip(labels, scores, strict=True)]
