@@ -15,6 +15,7 @@ from checkpoints import SIZE, tiny_checkpoint
 from localize.encoders import HuggingFaceEncoder
 from localize.encoders.checkpoint import load_checkpoint
 from localize.encoders.hub import find_files
+from localize.encoders.tokens import mended
 
 CLASS_TOKEN_FAMILIES = ["clip", "clip_deep", "metaclip_2", "altclip", "chinese_clip", "clipseg"]
 
@@ -287,3 +288,45 @@ def test_two_threads_get_their_own_tokens(load: Any) -> None:
         assert one is not None
         assert other is not None
         torch.testing.assert_close(one, other)
+
+
+def mended_by_hand(patches: torch.Tensor, side: int) -> torch.Tensor:
+    """One crop's patches (side², width), outliers replaced one by one, with loops."""
+    grid = patches.reshape(side, side, -1)
+    norms = grid.norm(dim=-1)
+
+    def near(row: int, column: int) -> list[tuple[int, int]]:
+        places = [(y, x) for y in range(row - 1, row + 2) for x in range(column - 1, column + 2)]
+        return [(y, x) for y, x in places if 0 <= y < side and 0 <= x < side]
+
+    outliers = set()
+    for row in range(side):
+        for column in range(side):
+            third_largest = sorted(float(norms[place]) for place in near(row, column))[-3]
+            if norms[row, column] > 1.75 * third_largest:
+                outliers.add((row, column))
+    result = grid.clone()
+    for place in outliers:
+        sound = [other for other in near(*place) if other not in outliers]
+        result[place] = torch.stack([grid[other] for other in sound]).mean(0)
+    assert len(outliers) == 4
+    return result.reshape(side * side, -1)
+
+
+def test_high_norm_patches_become_the_mean_of_their_sound_neighbours() -> None:
+    patches = torch.randn(2, 36, 32, generator=torch.Generator().manual_seed(3))
+    patches /= patches.norm(dim=-1, keepdim=True)
+    patches[:, [0, 14, 15, 34]] *= torch.tensor([5.0, 3.0, 9.0, 2.0])[:, None]  # two side by side
+    expected = torch.stack([mended_by_hand(crop, 6) for crop in patches])
+    torch.testing.assert_close(mended(patches), expected)
+
+
+def test_patches_of_like_norms_stay_as_they_are_to_the_bit() -> None:
+    patches = torch.randn(2, 36, 32, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(mended(patches), patches)
+
+
+def test_a_thing_whose_patches_have_large_norms_is_no_outlier() -> None:
+    patches = torch.ones(1, 6, 6, 8)
+    patches[:, 2:5, 1:4] *= 4
+    assert torch.equal(mended(patches.flatten(1, 2)), patches.flatten(1, 2))
