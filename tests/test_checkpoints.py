@@ -37,10 +37,10 @@ def folder(good: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(good, tmp_path / "spoilt"))
 
 
-def refusal(name: str | Path) -> str:
+def refusal(name: str | Path, *, unpickle: bool = False) -> str:
     """The one sentence that loading a checkpoint fails with."""
     with pytest.raises(CheckpointError) as caught:
-        load_encoder(name, device="cpu")
+        load_encoder(name, device="cpu", unpickle=unpickle)
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 500

@@ -10,6 +10,8 @@ or where the caller allows it from pickles, through torch's weights-only unpickl
 from __future__ import annotations
 
 import os
+import pickle
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,7 +66,9 @@ def load_checkpoint(files: Files) -> Checkpoint:
     allow_any_torchvision()
     import transformers
 
-    with _quiet_transformers():
+    with _quiet_transformers(), warnings.catch_warnings():
+        if files.layout.pickled:
+            warnings.simplefilter("ignore")  # torch's own on old or odd pickles
         try:
             return Checkpoint(
                 name=files.name,
@@ -76,6 +80,11 @@ def load_checkpoint(files: Files) -> Checkpoint:
             )
         except CheckpointError:
             raise
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{folder / files.layout.weights[0]} holds more than weights, or something else, "
+                f"and nothing of it was run; {ADVICE}"
+            ) from error
         except Exception as error:
             # transformers raises nearly every type there is for a bad file; all mean the same here.
             raise CheckpointError(
