@@ -94,7 +94,8 @@ class Hub:
     renamed: dict[str, str] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)  # method and path of everything asked
     ranges: list[str] = field(default_factory=list)  # the ranges that downloads went on with
-    cut_after: int | None = None  # bytes of a big file after which the hub breaks down
+    cut_after: int | None = None  # bytes of a big file after which the connection breaks, once
+    storage_down: bool = False  # big files cannot be had
     down: bool = False
 
     def fetched(self) -> set[str]:
@@ -209,13 +210,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _send_file(self, name: str, commit: str, path: str) -> None:
         content = self.hub.repositories[name].commits[commit].files[path]
+        if self.hub.storage_down:
+            return self._fail(403)
         headers = {"Accept-Ranges": "bytes", "ETag": _etag(content)}
         status, start = 200, 0
         if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             self.hub.ranges.append(found[0])
             status, start = 206, int(found[1])
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        self._answer(status, content[start:], headers, cut_after=self.hub.cut_after)
+        cut_after, self.hub.cut_after = self.hub.cut_after, None
+        self._answer(status, content[start:], headers, cut_after=cut_after)
 
     def _json(self, content: Any) -> None:
         body = json.dumps(content).encode()
@@ -235,7 +239,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         self.wfile.write(body[:cut_after])
         if cut_after is not None and cut_after < len(body):
-            self.close_connection = self.hub.down = True
+            self.close_connection = True
 
     def log_message(self, *_: object) -> None:
         pass

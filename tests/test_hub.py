@@ -95,7 +95,7 @@ def load(name: str, *, unpickle: bool = False) -> Encoder:
     return load_encoder(name, device="cpu", dtype="float32", unpickle=unpickle)
 
 
-def cached(hub: Hub, name: str) -> set[str]:
+def cached(name: str) -> set[str]:
     """The names of all files in the hub's cache of a model."""
     folder = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     return {path.name for path in folder.glob("snapshots/*/*")}
@@ -156,7 +156,7 @@ def test_a_partial_cache_of_another_program_is_completed(
     hub.requests.clear()
     assert same(load(CLIP), load(str(good)))
     assert "model.safetensors" not in hub.fetched()
-    assert cached(hub, CLIP) == set(files_of(good))
+    assert cached(CLIP) == set(files_of(good))
 
 
 def test_a_whole_cache_of_another_program_is_not_asked_for_again(
@@ -178,16 +178,27 @@ def test_a_cache_that_cannot_be_completed_is_used_as_far_as_it_goes(
     assert load(CLIP).image_size == load(str(good)).image_size
 
 
-def test_an_interrupted_download_goes_on_where_it_ended(
+def test_a_download_whose_connection_breaks_goes_on_where_it_broke(
+    hub: Hub, repository: Repository, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    hub.cut_after = 50_000
+    assert same(load(CLIP), load(str(good)))
+    assert hub.ranges == ["bytes=50000-"]
+
+
+def test_what_an_interrupted_download_finished_is_not_fetched_again(
     hub: Hub, repository: Repository, good: Path
 ) -> None:
-    half = (good / "model.safetensors").stat().st_size // 2
-    hub.cut_after = half
+    hub.storage_down = True
     assert "the Hugging Face hub cannot be reached" in refusal(CLIP)
-    hub.cut_after, hub.down = None, False
-    hub.ranges.clear()
+    assert "model.safetensors" not in cached(CLIP)
+    hub.storage_down = False
+    finished = cached(CLIP)
+    assert finished
+    hub.requests.clear()
     assert same(load(CLIP), load(str(good)))
-    assert [item.split("-")[0] for item in hub.ranges] == [f"bytes={half}"]
+    assert hub.fetched() == set(files_of(good)) - finished
 
 
 def test_a_gated_model_is_said_to_be(hub: Hub, repository: Repository) -> None:

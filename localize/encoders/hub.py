@@ -161,8 +161,9 @@ def look_up(name: str, *, unpickle: bool = False) -> Remote:
 def download(remote: Remote, names: tuple[str, ...]) -> Path:
     """Fetch files of a checkpoint into the hub's cache, those only that are not there.
 
-    Returns the folder that they are in. An interrupted download goes on where it ended. What is
-    about to be fetched is logged at level INFO. Raises CheckpointError.
+    Returns the folder that they are in. A connection that breaks is taken up where it broke; what
+    an interrupted run has finished is not fetched again. What is about to be fetched is logged at
+    level INFO. Raises CheckpointError.
     """
     from huggingface_hub import snapshot_download
 
