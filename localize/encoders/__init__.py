@@ -6,6 +6,7 @@ Knows the `Encoder` protocol and Hugging Face dual encoders; must not know windo
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import torch
 
@@ -15,12 +16,15 @@ from localize.encoders.device import choose_device
 from localize.encoders.errors import CheckpointError
 from localize.encoders.hub import find_files
 from localize.encoders.hugging_face import HuggingFaceEncoder
+from localize.encoders.open_clip_checkpoint import PREFIX, load_open_clip, tagged_repository
+from localize.encoders.open_clip_encoder import OpenClipEncoder
 from localize.encoders.protocol import Encoder
 
 __all__ = [
     "CheckpointError",
     "Encoder",
     "HuggingFaceEncoder",
+    "OpenClipEncoder",
     "check_crop_embeddings",
     "check_prompt_embeddings",
     "load_encoder",
@@ -50,7 +54,10 @@ def load_encoder(
     dtype.
     """
     chosen = choose_device(device)
-    files = find_files(name, unpickle=unpickle)
+    if isinstance(name, str) and name.startswith(PREFIX):
+        files = replace(find_files(tagged_repository(name), unpickle=unpickle), name=name)
+    else:
+        files = find_files(name, unpickle=unpickle)
     if files.layout.library == "open_clip":
-        raise CheckpointError(f"{files.folder} is in open_clip's layout, which is not read yet")
+        return OpenClipEncoder(load_open_clip(files), device=chosen, dtype=dtype, compile=compile)
     return HuggingFaceEncoder(load_checkpoint(files), device=chosen, dtype=dtype, compile=compile)
