@@ -20,7 +20,7 @@ from localize.evaluation import metrics
 from localize.evaluation.coco import read_coco
 from localize.evaluation.evaluate import ask, load_object
 from localize.evaluation.samples import Answer, Sample, Truth
-from localize.io import read_image
+from localize.images import read_image
 
 EDGES = (0, 0.003, 0.01, 0.03, 0.1, 1)
 

@@ -47,7 +47,7 @@ def print_steps(photo: str, model: str) -> None:
     import transformers.modeling_utils  # noqa: F401
 
     done("import transformers' models")
-    from localize import io
+    from localize import files
     from localize.localizer import Localizer
 
     done("import localize")
@@ -60,7 +60,7 @@ def print_steps(photo: str, model: str) -> None:
     localizer.locate(encoded, ["a dog", "a red car"])
     done("prompts again")
     with tempfile.TemporaryDirectory() as folder:
-        io.write_image(Path(folder) / "boxes.png", result.boxes_overlay())
+        files.write_image(Path(folder) / "boxes.png", result.boxes_overlay())
         result.save_json(Path(folder) / "boxes.json")
     done("draw and write")
     for (_, begun), (step, ended) in pairwise(steps):

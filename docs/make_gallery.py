@@ -10,7 +10,7 @@ import numpy as np
 from localize import Localization, Localizer
 from localize.evaluation.metrics import box_iou
 from localize.evaluation.scenes import Scene, make_scene
-from localize.io import write_bytes, write_image
+from localize.files import write_bytes, write_image
 
 SEEDS = range(2026, 2038)  # Chosen before the model was trained, and not changed since.
 FOLDER = Path(__file__).parent

@@ -38,7 +38,8 @@ from localize.encoders import HuggingFaceEncoder
 from localize.encoders.checkpoint import Checkpoint, load_checkpoint
 from localize.encoders.hub import find_files
 from localize.encoders.torchvision_build import allow_any_torchvision
-from localize.io import find_images
+from localize.files import find_images
+from localize.images import SUFFIXES
 from localize.localizer import Encoded, Localizer
 from localize.prompts import BANK, TEMPLATES
 
@@ -537,7 +538,7 @@ def make_photo(seed: int) -> npt.NDArray[np.uint8]:
 def _photos(folder: str | None, scratch: Path, number: int) -> list[Path]:
     """The pictures of the user's folder, or JPEG files written for the run."""
     if folder is not None:
-        paths, problems = find_images([folder])
+        paths, problems = find_images([folder], SUFFIXES)
         if not paths:
             raise ValueError(problems[0] if problems else f"{folder} holds no pictures")
         return paths[:number]

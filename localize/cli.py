@@ -22,10 +22,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from localize.names import display_name, printable
 from localize.options import Options
 
 if TYPE_CHECKING:
     from localize.evaluation.samples import Sample
+    from localize.images import ImageSource
     from localize.localizer import Localizer
     from localize.result import Localization
 
@@ -247,9 +249,9 @@ def _options(parsed: argparse.Namespace) -> Options:
 
 def _detect(parsed: argparse.Namespace) -> int:
     options = _options(parsed)
-    from localize import io
+    from localize import files, images
 
-    paths, problems = io.find_images(parsed.images)
+    paths, problems = files.find_images(parsed.images, images.SUFFIXES)
     for problem in problems:
         _complain(problem)
     failures = len(problems)
@@ -263,9 +265,9 @@ def _detect(parsed: argparse.Namespace) -> int:
             if not _is_finished(path, output, parsed, settings)
         }
     if outputs:
-        io.make_folder(parsed.output)
+        files.make_folder(parsed.output)
         for folder in {output.parent for output in outputs.values()}:
-            io.remove_abandoned(folder)
+            files.remove_abandoned(folder)
         localizer = _localizer(parsed, options)
         failures += _detect_all(localizer, outputs, parsed, settings)
     return SOME_FAILED if failures else DONE
@@ -278,11 +280,11 @@ def _detect_all(
     settings: dict[str, Any],
 ) -> int:
     """Localize every image and write its outputs; returns how many failed."""
-    from localize import io
+    from localize import files
 
-    failed: set[io.ImageSource] = set()
+    failed: set[ImageSource] = set()
 
-    def skip(path: io.ImageSource, error: Exception) -> None:
+    def skip(path: ImageSource, error: Exception) -> None:
         _complain(str(error))
         failed.add(path)
 
@@ -293,23 +295,23 @@ def _detect_all(
             path, output = next(pair for pair in remaining if pair[0] not in failed)
             if not parsed.quiet:
                 for note in result.notes:
-                    _complain(f"{io.display_name(path)}: {note}")
+                    _complain(f"{display_name(path)}: {note}")
             try:
                 _write_outputs(result, output, parsed, settings)
-            except io.OutputError as error:
+            except files.OutputError as error:
                 if getattr(error.__cause__, "errno", None) in NO_ROOM:
                     raise
                 skip(path, error)
                 continue
             if not parsed.quiet:
-                _say(_summary(result, io.display_name(path)))
+                _say(_summary(result, display_name(path)))
             progress.update()
     return len(failed)
 
 
 def _without_own(paths: Iterable[Path], folder: str) -> list[Path]:
     """The images that are not overlays of an earlier run into the same folder."""
-    from localize import io
+    from localize import files
 
     own = os.path.join(os.path.realpath(folder), "")
     return [
@@ -318,15 +320,13 @@ def _without_own(paths: Iterable[Path], folder: str) -> list[Path]:
         if not (
             path.name.endswith((OVERLAY, HEATMAP))
             and os.path.realpath(path).startswith(own)
-            and io.is_written_here(path)
+            and files.is_written_here(path)
         )
     ]
 
 
 def _refuse_to_overwrite(outputs: dict[Path, Path], parsed: argparse.Namespace) -> None:
     """Raise ValueError where an output has the path of an image that is to be read."""
-    from localize.io import display_name
-
     written = {
         os.path.realpath(file) for output in outputs.values() for file in _files(output, parsed)
     }
@@ -360,13 +360,13 @@ def _files(output: Path, parsed: argparse.Namespace) -> list[Path]:
 def _write_outputs(
     result: Localization, output: Path, parsed: argparse.Namespace, settings: dict[str, Any]
 ) -> None:
-    from localize import io
+    from localize import files
 
     overlay, *heatmaps, facts = _files(output, parsed)
-    io.write_image(overlay, result.boxes_overlay())
+    files.write_image(overlay, result.boxes_overlay())
     for prompt, heatmap in zip(result.prompts, heatmaps, strict=False):
-        io.write_image(heatmap, result.overlay(prompt))
-    io.write_json(facts, {**result.to_dict(), "settings": settings})
+        files.write_image(heatmap, result.overlay(prompt))
+    files.write_json(facts, {**result.to_dict(), "settings": settings})
 
 
 def _beside(output: Path, ending: str) -> Path:
@@ -403,27 +403,25 @@ def _is_finished(
 def _demo(parsed: argparse.Namespace) -> int:
     from PIL import Image
 
-    from localize import io
+    from localize import files
     from localize.evaluation.scenes import demo_scene
     from localize.localizer import Localizer
 
     folder = Path(parsed.output)
     image = demo_scene().image
     result = Localizer.from_pretrained("emoji").locate(image, DEMO_PROMPTS)
-    io.write_image(folder / "scene.png", Image.fromarray(image))
+    files.write_image(folder / "scene.png", Image.fromarray(image))
     for prompt in DEMO_PROMPTS:
-        io.write_image(folder / f"{_slug(prompt)}.png", result.overlay(prompt))
-    io.write_image(folder / "boxes.png", result.boxes_overlay())
+        files.write_image(folder / f"{_slug(prompt)}.png", result.overlay(prompt))
+    files.write_image(folder / "boxes.png", result.boxes_overlay())
     result.save_json(folder / "scene.json")
     if not parsed.quiet:
         _say(_summary(result, "scene.png"))
-        _say(f"The scene, its overlays and the JSON are in {io.display_name(folder)}.")
+        _say(f"The scene, its overlays and the JSON are in {display_name(folder)}.")
     return DONE
 
 
 def _summary(result: Localization, name: str) -> str:
-    from localize.io import printable
-
     lines = [name]
     for prompt, presence in zip(result.prompts, result.presence, strict=True):
         boxes = [box for box in result.boxes if box.label == prompt]
@@ -505,7 +503,7 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     options = _options(parsed)
     if parsed.scenes is not None and parsed.scenes < 1:
         raise ValueError(f"--scenes must be at least 1, not {parsed.scenes}")
-    from localize import io
+    from localize import files
     from localize.evaluation import coco, evaluate
     from localize.evaluation.recipes import RECIPES
     from localize.localizer import Localizer
@@ -528,12 +526,12 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         if parsed.data:
             _say(f"\n{evaluate.format_per_class(report)}")
     if parsed.json:
-        io.write_json(parsed.json, report)
+        files.write_json(parsed.json, report)
     return DONE
 
 
 def _bench(parsed: argparse.Namespace) -> int:
-    from localize import io
+    from localize import files
     from localize.bench import bench, table
 
     report = bench(
@@ -546,7 +544,7 @@ def _bench(parsed: argparse.Namespace) -> int:
         quick=parsed.quick,
     )
     if parsed.json:
-        io.write_json(parsed.json, report)
+        files.write_json(parsed.json, report)
     if not parsed.quiet:
         _say(table(report))
     return DONE

@@ -26,7 +26,7 @@ from localize.encoders import check_crop_embeddings, load_encoder
 from localize.encoders.checks import as_pair, check_encoder, check_same_length
 from localize.encoders.device import choose_batch_size
 from localize.encoders.protocol import Encoder
-from localize.io import ImageError, ImageSource, Picture, read_ahead
+from localize.images import ImageError, ImageSource, Picture, read_ahead
 from localize.options import Options
 from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt
 from localize.relevance import (
@@ -136,7 +136,7 @@ class Localizer:
     def encode(self, image: ImageSource) -> Encoded:
         """Put every window of a picture through the image encoder. Depends on no prompt.
 
-        image: a path, bytes, a PIL image or an array; see `io.read_image`.
+        image: a path, bytes, a PIL image or an array; see `images.read_image`.
         """
         return next(self.encode_many([image]))
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from localize import io, render
+from localize import files, render
 
 JSON_VERSION = 1
 
@@ -148,9 +148,9 @@ class Localization:
     def save_json(self, path: str | os.PathLike[str]) -> None:
         """Write `to_dict()` to a file, whole or not at all.
 
-        Raises io.OutputError when the file cannot be written.
+        Raises files.OutputError when the file cannot be written.
         """
-        io.write_json(path, self.to_dict())
+        files.write_json(path, self.to_dict())
 
 
 _SHOWN = 10

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from localize import io
+from localize import images
 
 SEED = 20240229
 MODES = ("1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16", "I", "F", "YCbCr", "LAB")
@@ -91,18 +91,18 @@ def test_every_format_that_pillow_reads_and_writes_is_read(kind: str) -> None:
         if other != kind:
             continue
         if kind in NOT_READ:
-            with pytest.raises(io.ImageError, match="not a picture"):
-                io.read_image(data)
+            with pytest.raises(images.ImageError, match="not a picture"):
+                images.read_image(data)
         else:
-            pixels = io.read_image(data).pixels
+            pixels = images.read_image(data).pixels
             assert pixels.shape[2] == 3, mode
             assert pixels.std() > 10, mode
 
 
 def pixels_or_sentence(path: Path) -> tuple[np.ndarray | None, str]:
     try:
-        return io.read_image(path, max_pixels=5_000_000).pixels, ""
-    except io.ImageError as error:
+        return images.read_image(path, max_pixels=5_000_000).pixels, ""
+    except images.ImageError as error:
         return None, str(error)
 
 
@@ -132,16 +132,16 @@ def test_a_broken_file_gives_a_picture_or_one_sentence_that_names_it(
 READ_ALL = """
 import resource, sys
 from pathlib import Path
-from localize import io
+from localize import files, images
 room = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + 2**30
 resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-paths, problems = io.find_images(sys.argv[1:])
+paths, problems = files.find_images(sys.argv[1:], images.SUFFIXES)
 assert not problems
 for path in paths:
     try:
-        io.read_image(path)
-    except io.ImageError as error:
+        images.read_image(path)
+    except images.ImageError as error:
         assert path.name in str(error)
 print(len(paths))
 """
@@ -150,7 +150,7 @@ print(len(paths))
 def test_no_broken_file_takes_much_memory_or_ends_the_process(tmp_path: Path) -> None:
     names = set()
     for name, data in broken_files():
-        if Path(name).suffix in io.SUFFIXES:
+        if Path(name).suffix in images.SUFFIXES:
             (tmp_path / name).write_bytes(data)
             names.add(name)
     done = subprocess.run(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from localize import Box, Localization
-from localize.io import OutputError
+from localize.files import OutputError
 
 
 @pytest.fixture

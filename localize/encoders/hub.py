@@ -27,7 +27,7 @@ from urllib.parse import quote
 
 from localize.encoders.errors import ADVICE, EMBEDDED, CheckpointError, first_sentence
 from localize.encoders.layouts import CONFIGS, Layout, Library, choose
-from localize.io import OutputError, write_json
+from localize.files import OutputError, write_json
 
 EMBEDDED_FOLDER = Path(__file__).parent / "emoji"
 HUB_TIMEOUT = 10.0  # seconds to wait for the hub's first answer

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from localize.io import write_bytes
+from localize.files import write_bytes
 
 MIN_SAVED = 32  # fewer new texts than these are quicker to encode than to write
 MAX_TEXTS = 8192  # texts in one file

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from localize.encoders.protocol import Encoder
-from localize.io import ImageSource, Picture, read_image
+from localize.images import ImageSource, Picture, read_image
 from localize.prompts import PromptEmbedder, as_prompt
 from localize.relevance import map_size
 from localize.result import Box, Localization
