@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +62,20 @@ def load_checkpoint(files: Files) -> Checkpoint:
     """
     folder = files.folder
     check_files(folder)
-    config = _read_config(folder)
-    check_weights(files)
     allow_any_torchvision()
     import transformers
 
     with _quiet_transformers(), warnings.catch_warnings():
         if files.layout.pickled:
             warnings.simplefilter("ignore")  # torch's own on old or odd pickles
+        settings, model_class = _model_class(files)
+        check_weights(files)
         try:
             return Checkpoint(
                 name=files.name,
-                model=_load_model(files, config),
+                model=_load_model(files, settings, model_class),
                 tokenizer=_load_tokenizer(folder),
-                image_processor=_load_image_processor(folder),
+                image_processor=_load_image_processor(folder, settings),
                 negatives=read_negatives(folder / "negatives.json"),
                 identity=identity(files, f"transformers {transformers.__version__}"),
             )
@@ -111,26 +112,44 @@ def _without_unsafe(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _load_model(files: Files, config: dict[str, Any]) -> Any:
-    """The dual encoder with every weight taken from the folder."""
+def _model_class(files: Files) -> tuple[Any, Any]:
+    """The settings in config.json and the class of models that they are for.
+
+    Raises CheckpointError for one that is no dual encoder that transformers has code for.
+    """
     from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
-    folder = files.folder
+    config = _read_config(files.folder)
     custom = config.pop("_custom_code")
     kind = config["model_type"]
     if kind not in CONFIG_MAPPING:
         why = (
             "needs code of its own, which is never run" if custom else "is unknown to transformers"
         )
-        raise CheckpointError(f"{folder} is a {kind!r} model, which {why}; {ADVICE}")
-    settings = CONFIG_MAPPING[kind].from_dict(config)
-    model_class = MODEL_MAPPING.get(type(settings), None)
-    if not all(hasattr(model_class, f"get_{kind}_features") for kind in ("image", "text")):
+        raise CheckpointError(f"{files.name} is a {kind!r} model, which {why}; {ADVICE}")
+    try:
+        settings = CONFIG_MAPPING[kind].from_dict(config)
+    except Exception as error:  # whatever a nonsensical value leads to
         raise CheckpointError(
-            f"{folder} is a {kind!r} model, which is no dual encoder of images and texts; {ADVICE}"
+            f"the checkpoint {files.folder} cannot be loaded ({first_sentence(error)}); {ADVICE}"
+        ) from error
+    model_class = MODEL_MAPPING.get(type(settings), None)
+    both = all(
+        hasattr(model_class, f"get_{tower}_features") and hasattr(settings, f"{part}_config")
+        for tower, part in (("image", "vision"), ("text", "text"))
+    )
+    if not both:
+        raise CheckpointError(
+            f"{files.name} is a {kind!r} model, which is no dual encoder of images and texts with "
+            f"one vector for each; {ADVICE}"
         )
+    return settings, model_class
+
+
+def _load_model(files: Files, settings: Any, model_class: Any) -> Any:
+    """The dual encoder with every weight taken from the folder."""
     model, report = model_class.from_pretrained(
-        folder,
+        files.folder,
         config=settings,
         dtype=torch.float32,
         use_safetensors=not files.layout.pickled,
@@ -146,30 +165,61 @@ def _load_model(files: Files, config: dict[str, Any]) -> Any:
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    whole = (folder / "tokenizer.json").is_file()
+    pieces = sorted(folder.glob("*.model"))
     # Without any vocabulary transformers makes up an empty one, and all texts become the same.
-    patterns = ("tokenizer.json", "vocab*", "*.model")
-    if not any(next(folder.glob(pattern), None) for pattern in patterns):
+    if not (whole or pieces or next(folder.glob("vocab*"), None)):
         raise CheckpointError(
             f"{folder} has no usable tokenizer (neither tokenizer.json nor a vocabulary); "
             "save the model's processor or tokenizer into the folder"
         )
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:
+    if not whole and pieces and not _reads_sentencepiece():
         raise CheckpointError(
-            f"{folder} has no usable tokenizer ({first_sentence(error)}); "
+            f"{folder} has its vocabulary in {pieces[0].name} alone, which is read with "
+            "sentencepiece: pip install 'clip-localize[sentencepiece]'"
+        )
+    # SigLIP's own class reads spiece.model and needs sentencepiece; tokenizer.json says the same.
+    loader = PreTrainedTokenizerFast if whole and _is_siglip(folder) else AutoTokenizer
+    try:
+        return loader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        why = f"{pieces[0].name} cannot be read" if pieces else first_sentence(error)
+        raise CheckpointError(
+            f"{folder} has no usable tokenizer ({why}); "
             "save the model's processor or tokenizer into the folder"
         ) from error
 
 
-def _load_image_processor(folder: Path) -> Any:
+def _reads_sentencepiece() -> bool:
+    try:
+        for package in ("sentencepiece", "google.protobuf"):
+            import_module(package)
+    except ImportError:
+        return False
+    return True
+
+
+def _is_siglip(folder: Path) -> bool:
+    """Whether transformers would take SigLIP's own tokenizer class."""
+    settings = folder / "tokenizer_config.json"
+    named = read_object(settings).get("tokenizer_class") if settings.is_file() else None
+    return named == "SiglipTokenizer" or (
+        named is None and read_object(folder / "config.json").get("model_type") == "siglip"
+    )
+
+
+def _load_image_processor(folder: Path, settings: Any) -> Any:
     from transformers import AutoImageProcessor
 
     try:
         return AutoImageProcessor.from_pretrained(
-            folder, backend="pil", trust_remote_code=False, local_files_only=True
+            folder,
+            config=settings,  # tells the class where an old file names one that is no more
+            backend="pil",
+            trust_remote_code=False,
+            local_files_only=True,
         )
     except Exception as error:
         raise CheckpointError(
