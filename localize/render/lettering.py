@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import unicodedata
+import warnings
 from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -144,6 +145,11 @@ def _continues(font: str, cluster: str) -> bool:
 
 def _drawable(font: str | None, piece: str) -> tuple[str, str]:
     if font is None:
+        message = (
+            "no font of this machine has some characters of a text, which are drawn as their code "
+            "points, such as U+732B; fonts such as Noto's have them"
+        )
+        warnings.warn(message, UserWarning, stacklevel=2)
         return BUILT_IN, " " + " ".join(f"U+{ord(char):04X}" for char in piece) + " "
     if font == BUILT_IN:  # It has nothing for joiners, and would draw a box for each.
         return font, "".join(char for char in piece if not _is_joiner(char))
