@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -73,17 +76,24 @@ _RELIEF = 0.2
 _FADED = 0.75
 """Brightness of the photo outside of boxes."""
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-
 
 def heat_over(photo: Pixels, relevance: npt.NDArray[np.float32]) -> Pixels:
     """The photo, grey and dim, under the heat of a relevance map.
 
     photo: uint8 (H, W, 3). relevance: float32 (H, W) in [0, 1]. Returns uint8 (H, W, 3).
     """
-    light = _light(photo) / 255
+    levels = (255 * relevance).round().astype(np.uint8)
+    return _heat_table()[levels, _light(photo)]
+
+
+@cache
+def _heat_table() -> Pixels:
+    """RGB of each relevance over each brightness of the photo, uint8 (256, 256, 3)."""
+    relevance, light = np.linspace(0, 1, 256)[:, None], np.linspace(0, 1, 256)[:, None]
     ground = _GROUND[0] + (_GROUND[1] - _GROUND[0]) * light**_SHADOWS
-    heat = _heat_colours(relevance) * (1 - _RELIEF + _RELIEF * light)
+    places = np.linspace(0, 1, len(_HEAT_STOPS))
+    heat = np.stack([np.interp(relevance[:, 0], places, stops) for stops in _HEAT_STOPS.T], axis=1)
+    heat = heat[:, None] * (1 - _RELIEF + _RELIEF * light)
     step = np.clip((relevance - _FAINT) / (_PLAIN - _FAINT), 0, 1)[..., None]
     opacity = _DENSEST * step * step * (3 - 2 * step)
     return np.asarray((ground + (heat - ground) * opacity).round(), np.uint8)
@@ -91,7 +101,8 @@ def heat_over(photo: Pixels, relevance: npt.NDArray[np.float32]) -> Pixels:
 
 def faded(photo: Pixels) -> Pixels:
     """The photo somewhat darker and with half of its colour, uint8 (H, W, 3)."""
-    return np.asarray((_FADED * (photo + _light(photo)) / 2).round(), np.uint8)
+    grey = cv2.cvtColor(_light(photo), cv2.COLOR_GRAY2RGB)
+    return np.asarray(cv2.addWeighted(photo, _FADED / 2, grey, _FADED / 2, 0), np.uint8)
 
 
 def colour_of(index: int) -> Colour:
@@ -101,16 +112,9 @@ def colour_of(index: int) -> Colour:
 
 def ink_on(colour: Colour) -> Colour:
     """Black or white, whichever is read better on a colour."""
-    return BLACK if np.dot(colour, _LUMA) > 110 else WHITE
+    return BLACK if np.dot(colour, (0.299, 0.587, 0.114)) > 110 else WHITE
 
 
-def _light(photo: Pixels) -> npt.NDArray[np.float32]:
-    """How light each pixel is, in [0, 255], float32 (H, W, 1): luma as in ITU-R BT.601."""
-    return (photo @ _LUMA)[..., None]
-
-
-def _heat_colours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """RGB in [0, 255] of values in [0, 1], float32 (H, W, 3)."""
-    places = np.linspace(0, 1, len(_HEAT_STOPS))
-    channels = [np.interp(values, places, stops) for stops in _HEAT_STOPS.T]
-    return np.stack(channels, axis=-1).astype(np.float32)
+def _light(photo: Pixels) -> Pixels:
+    """How light each pixel is, uint8 (H, W): luma as in ITU-R BT.601."""
+    return np.asarray(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), np.uint8)
