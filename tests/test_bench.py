@@ -11,7 +11,6 @@ import torch
 from checkpoints import SIZE, tiny_checkpoint
 from PIL import Image
 
-from localize import cli
 from localize.bench import (
     PROMPTS,
     SIZES,
@@ -20,6 +19,8 @@ from localize.bench import (
     published_loop,
     random_checkpoint,
 )
+from localize.cli import main
+from localize.cli.shared import DONE, USAGE
 from localize.encoders import HuggingFaceEncoder
 from localize.encoders.checkpoint import load_checkpoint
 from localize.encoders.hub import find_files
@@ -97,10 +98,7 @@ def test_random_weights_are_the_same_each_time_and_leave_the_random_state_alone(
 
 def test_a_quick_bench_prints_every_row_and_writes_json(checkpoint, tmp_path, capsys):
     target = tmp_path / "bench.json"
-    assert (
-        cli.main(["bench", "--quick", "--model", str(checkpoint), "--json", str(target)])
-        == cli.DONE
-    )
+    assert main(["bench", "--quick", "--model", str(checkpoint), "--json", str(target)]) == DONE
     report = json.loads(target.read_text(encoding="utf-8"))
     printed = capsys.readouterr().out
     names = [row["name"] for row in report["rows"]]
@@ -122,5 +120,5 @@ def test_a_quick_bench_prints_every_row_and_writes_json(checkpoint, tmp_path, ca
 
 
 def test_a_bench_of_a_folder_without_pictures_is_a_usage_error(tmp_path, capsys):
-    assert cli.main(["bench", "--quick", "--photos", str(tmp_path)]) == cli.USAGE
+    assert main(["bench", "--quick", "--photos", str(tmp_path)]) == USAGE
     assert str(tmp_path.name) in capsys.readouterr().err

@@ -1,0 +1,46 @@
+"""`localize bench`: speed beside the encoder alone.
+
+Knows words on the command line; must not know how speed is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from localize.cli.shared import DONE, Commands, add_model, say
+
+
+def add(commands: Commands) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="measure speed beside the encoder alone, the published loop and the machine's limit",
+        description="--model takes vit-b-32, vit-b-16 and vit-l-14 too: CLIPs with random weights.",
+    )
+    bench.add_argument("--photos", metavar="FOLDER", help="pictures to read; default: made for it")
+    bench.add_argument(
+        "--seconds", type=float, default=30.0, help="measure at least this long; default: 30"
+    )
+    bench.add_argument("--json", metavar="FILE", help="write the figures to this file")
+    bench.add_argument("--quick", action="store_true", help="one rough round over few files")
+    add_model(bench)
+    bench.set_defaults(run=run, model="vit-b-32")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    from localize import files
+    from localize.bench import bench, table
+
+    report = bench(
+        parsed.model,
+        device=parsed.device,
+        dtype=parsed.dtype,
+        compile=parsed.compile,
+        photos=parsed.photos,
+        seconds=parsed.seconds,
+        quick=parsed.quick,
+    )
+    if parsed.json:
+        files.write_json(parsed.json, report)
+    if not parsed.quiet:
+        say(table(report))
+    return DONE

@@ -1,0 +1,81 @@
+"""`localize evaluate`: accuracy on scenes or on pictures with known boxes.
+
+Knows words on the command line; must not know metrics.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from localize.cli.shared import (
+    DONE,
+    Commands,
+    add_model,
+    add_options,
+    make_localizer,
+    options_of,
+    progress,
+    say,
+)
+
+if TYPE_CHECKING:
+    from localize.evaluation.samples import Sample
+
+
+def add(commands: Commands) -> None:
+    evaluate = commands.add_parser(
+        "evaluate", help="measure accuracy on generated scenes or on a COCO-layout folder"
+    )
+    source = evaluate.add_mutually_exclusive_group(required=True)
+    source.add_argument("--scenes", type=int, metavar="N", help="measure on N generated scenes")
+    source.add_argument(
+        "--data", metavar="FOLDER", help="measure on images/ and instances.json in this folder"
+    )
+    evaluate.add_argument("--seed", type=int, default=0, help="seed of the first scene")
+    evaluate.add_argument("--json", metavar="FILE", help="write the figures to this file")
+    evaluate.add_argument(
+        "--encoder",
+        metavar="MODULE:OBJECT",
+        help="any object of the Encoder protocol, in place of --model",
+    )
+    evaluate.add_argument(
+        "--recipes", action="store_true", help="run the published recipes on the same images too"
+    )
+    add_model(evaluate)
+    add_options(evaluate)
+    evaluate.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    options = options_of(parsed)
+    if parsed.scenes is not None and parsed.scenes < 1:
+        raise ValueError(f"--scenes must be at least 1, not {parsed.scenes}")
+    from localize import files
+    from localize.evaluation import coco, evaluate
+    from localize.evaluation.recipes import RECIPES
+    from localize.localizer import Localizer
+
+    if parsed.encoder:
+        localizer = Localizer(evaluate.load_object(parsed.encoder), options)
+    else:
+        localizer = make_localizer(parsed, options)
+    if parsed.data:
+        samples: Iterable[Sample] = coco.read_coco(parsed.data)
+        source = {"data": Path(parsed.data).name}
+    else:
+        samples = evaluate.scene_samples(parsed.scenes, parsed.seed)
+        source = {"scenes": parsed.scenes, "seed": parsed.seed}
+    recipes = tuple(RECIPES) if parsed.recipes else ()
+    bar = partial(progress, quiet=parsed.quiet, total=parsed.scenes)
+    report = evaluate.run(samples, localizer, recipes, source=source, progress=bar)
+    if not parsed.quiet:
+        say(evaluate.format_table(report))
+        if parsed.data:
+            say(f"\n{evaluate.format_per_class(report)}")
+    if parsed.json:
+        files.write_json(parsed.json, report)
+    return DONE

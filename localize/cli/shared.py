@@ -1,0 +1,160 @@
+"""What the commands have in common: exit codes, options, progress and plain words.
+
+Knows options and terminals; must not know algorithms. Imports what is heavy only once it is asked
+for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from localize.names import printable
+from localize.options import Options
+
+if TYPE_CHECKING:
+    from localize.localizer import Localizer
+    from localize.result import Localization
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+DONE, SOME_FAILED, USAGE = 0, 1, 2
+INTERRUPTED, TERMINATED = 130, 143
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default="emoji",
+        help="hub id or local folder of a CLIP-like checkpoint; default: %(default)s",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; default: auto")
+    parser.add_argument(
+        "--dtype", default="auto", help="auto, float32, bfloat16, float16; default: auto"
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the image encoder first, which pays from about a hundred photos on",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    defaults = Options()
+    parser.add_argument(
+        "--scales",
+        type=float,
+        nargs="*",
+        default=defaults.scales,
+        metavar="SIDE",
+        help="window sides: up to 1 fractions of the short side, above 1 pixels; "
+        f"default: {' '.join(map(str, defaults.scales))}",
+    )
+    parser.add_argument(
+        "--stride",
+        type=float,
+        default=defaults.stride,
+        help="longest step between windows as a fraction of their side, in (0, 1]; "
+        "default: %(default)s",
+    )
+    parser.add_argument(
+        "--budget",
+        type=int,
+        default=defaults.budget,
+        metavar="N",
+        help="encode at most N windows of a picture, those that show most; default: all",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=defaults.threshold,
+        help="least score of a reported box, in [0, 1]; default: %(default)s",
+    )
+    parser.add_argument(
+        "--boxes",
+        choices=["contrast", "threshold"],
+        default=defaults.boxes,
+        help="cut boxes out where they stand out from their surroundings, or at half the map's "
+        "maximum; default: %(default)s",
+    )
+    parser.add_argument(
+        "--negatives",
+        nargs="+",
+        default=defaults.negatives,
+        metavar="WORD",
+        help="words to score against, besides the built-in ones",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=defaults.batch_size,
+        metavar="N",
+        help="crops through the encoder at once; default: 32, on CUDA 256",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=defaults.max_pixels,
+        metavar="N",
+        help="refuse larger pictures; default: %(default)s",
+    )
+
+
+def options_of(parsed: argparse.Namespace) -> Options:
+    """Options has one field a flag; lists from the command line become tuples."""
+    values: dict[str, Any] = {}
+    for field in fields(Options):
+        value = getattr(parsed, field.name)
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    return Options(**values)
+
+
+def make_localizer(parsed: argparse.Namespace, options: Options) -> Localizer:
+    from localize.localizer import Localizer
+
+    return Localizer.from_pretrained(
+        parsed.model,
+        device=parsed.device,
+        dtype=parsed.dtype,
+        compile=parsed.compile,
+        options=options,
+    )
+
+
+def summary(result: Localization, name: str) -> str:
+    lines = [name]
+    for prompt, presence in zip(result.prompts, result.presence, strict=True):
+        boxes = [box for box in result.boxes if box.label == prompt]
+        places = "; ".join(
+            f"({', '.join(str(round(edge)) for edge in box.xyxy)}) {box.score:.2f}" for box in boxes
+        )
+        lines.append(f"  {printable(prompt)}: {places or 'not here'} [presence {presence:.2f}]")
+    return "\n".join(lines)
+
+
+def progress(items: Iterable[Any] | None, total: int | None, quiet: bool) -> Any:
+    """A bar on stderr that vanishes when it is done and never shows where there is no terminal."""
+    from tqdm import tqdm
+
+    hidden = True if quiet or sys.stderr is None else None
+    return tqdm(items, total=total, leave=False, unit="image", disable=hidden)
+
+
+def complain(message: str) -> None:
+    if sys.stderr is not None:  # print would take stdout in its place
+        print(f"localize: {message}", file=sys.stderr)
+
+
+def say(text: str) -> None:
+    """Print to stdout, if there is one, what its encoding lacks as escapes."""
+    if sys.stdout is None:
+        return
+    from tqdm import tqdm
+
+    encoding = sys.stdout.encoding or "utf-8"
+    tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
+    sys.stdout.flush()
