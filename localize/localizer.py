@@ -113,15 +113,20 @@ class Localizer:
         device: str = "auto",
         dtype: str = "auto",
         compile: bool = False,
+        unpickle: bool = False,
         options: Options = Options(),  # noqa: B008
     ) -> Localizer:
-        """Load a checkpoint: a Hugging Face hub id, a local folder, or "emoji".
+        """Load a checkpoint: a Hugging Face hub id[@revision], a local folder, or "emoji".
 
         device: "auto", "cpu", "cuda", "mps", ... dtype: "auto", "float32", "bfloat16", "float16".
         compile: compile the image encoder first; see `HuggingFaceEncoder`.
+        unpickle: open weights that exist only as a pickle, with torch's weights-only unpickler.
         Raises encoders.CheckpointError, in one sentence, when it cannot be loaded.
         """
-        return cls(load_encoder(model, device=device, dtype=dtype, compile=compile), options)
+        encoder = load_encoder(
+            model, device=device, dtype=dtype, compile=compile, unpickle=unpickle
+        )
+        return cls(encoder, options)
 
     @property
     def model(self) -> str:

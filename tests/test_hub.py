@@ -14,7 +14,7 @@ import torch
 import transformers
 from checkpoints import tiny_checkpoint
 from hub_server import Hub, Repository, files_of, serve
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from test_checkpoints import Payload, refusal
 
 from localize.encoders import Encoder, load_encoder
@@ -117,6 +117,21 @@ def test_a_model_is_fetched_once_and_then_asked_for_no_more(hub: Hub, good: Path
     hub.down = True
     assert load(CLIP).name == CLIP
     assert hub.requests == []
+
+
+def test_a_download_is_announced_once(
+    hub: Hub, repository: Repository, good: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = load_file(good / "model.safetensors") | {"unused": torch.zeros(500_000)}
+    large = save(weights, {"format": "pt"})
+    repository.commit(files_of(good) | {"model.safetensors": large})
+    caplog.set_level("INFO", "localize")
+    load(CLIP)
+    load(CLIP)
+    assert [record.getMessage() for record in caplog.records if "fetching" in record.msg] == [
+        f"fetching {CLIP} (2 MB) from the Hugging Face hub, once, into "
+        f"{huggingface_hub.constants.HF_HUB_CACHE}/models--somebody--clip"
+    ]
 
 
 def test_only_what_is_needed_is_fetched(hub: Hub, repository: Repository, good: Path) -> None:
@@ -309,6 +324,24 @@ def test_a_pickle_with_a_command_runs_nothing(hub: Hub, old: Path, tmp_path: Pat
     message = refusal(CLIP, unpickle=True)
     assert "pytorch_model.bin holds more than weights" in message
     assert not (tmp_path / "was run").exists()
+
+
+def test_what_is_no_use_is_told_before_its_weights_are_fetched(
+    hub: Hub, repository: Repository, good: Path
+) -> None:
+    own = {"model_type": "jina_clip", "auto_map": {"AutoModel": "modeling.Model"}}
+    repository.commit(files_of(good) | {"config.json": json.dumps(own).encode()})
+    assert f"{CLIP} is a 'jina_clip' model, which needs code of its own" in refusal(CLIP)
+    repository.commit(files_of(good) | {"config.json": b'{"model_type": "bert"}'})
+    assert f"{CLIP} is a 'bert' model, which is no dual encoder" in refusal(CLIP)
+    assert "model.safetensors" not in hub.fetched()
+
+
+def test_a_repository_without_a_configuration_is_no_checkpoint(hub: Hub) -> None:
+    hub.repositories[CLIP] = Repository()
+    hub.repositories[CLIP].commit({"PE-Core-B16-224.pt": b"", "README.md": b""})
+    assert "neither config.json nor open_clip_config.json" in refusal(CLIP)
+    assert hub.fetched() == set()
 
 
 def test_an_open_clip_repository_is_recognised_and_fetched(hub: Hub, good: Path) -> None:

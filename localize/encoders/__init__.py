@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import torch
 
+from localize.encoders import checkpoint, open_clip_checkpoint
 from localize.encoders.checkpoint import load_checkpoint
 from localize.encoders.checks import check_crop_embeddings, check_prompt_embeddings
 from localize.encoders.device import choose_device
 from localize.encoders.errors import CheckpointError
-from localize.encoders.hub import find_files
+from localize.encoders.hub import Files, find_files
 from localize.encoders.hugging_face import HuggingFaceEncoder
 from localize.encoders.open_clip_checkpoint import PREFIX, load_open_clip, tagged_repository
 from localize.encoders.open_clip_encoder import OpenClipEncoder
@@ -55,9 +56,18 @@ def load_encoder(
     """
     chosen = choose_device(device)
     if isinstance(name, str) and name.startswith(PREFIX):
-        files = replace(find_files(tagged_repository(name), unpickle=unpickle), name=name)
+        repository = tagged_repository(name)
+        files = replace(find_files(repository, unpickle=unpickle, check=_check_kind), name=name)
     else:
-        files = find_files(name, unpickle=unpickle)
+        files = find_files(name, unpickle=unpickle, check=_check_kind)
     if files.layout.library == "open_clip":
         return OpenClipEncoder(load_open_clip(files), device=chosen, dtype=dtype, compile=compile)
     return HuggingFaceEncoder(load_checkpoint(files), device=chosen, dtype=dtype, compile=compile)
+
+
+def _check_kind(files: Files) -> None:
+    """Raise CheckpointError if a model's small files tell that it cannot be used."""
+    if files.layout.library == "open_clip":
+        open_clip_checkpoint.check_kind(files)
+    else:
+        checkpoint.check_kind(files)

@@ -93,6 +93,13 @@ def load_checkpoint(files: Files) -> Checkpoint:
             ) from error
 
 
+def check_kind(files: Files) -> None:
+    """Raise CheckpointError if config.json tells that the model is of no use here."""
+    allow_any_torchvision()
+    with _quiet_transformers():
+        _model_class(files)
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     """The checkpoint's config.json, without the entries that could bring in foreign code."""
     path = folder / "config.json"

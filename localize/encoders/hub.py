@@ -18,12 +18,14 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from tqdm import tqdm
 
 from localize.encoders.errors import ADVICE, EMBEDDED, CheckpointError, first_sentence
 from localize.encoders.layouts import CONFIGS, Layout, Library, choose
@@ -73,10 +75,17 @@ class Remote:
     conversion: bool = False  # whether the weights are the converter's
 
 
-def find_files(name: str | os.PathLike[str], *, unpickle: bool = False) -> Files:
+def find_files(
+    name: str | os.PathLike[str],
+    *,
+    unpickle: bool = False,
+    check: Callable[[Files], None] | None = None,
+) -> Files:
     """A checkpoint's files: ``"emoji"``, a local folder, or a hub id with or without ``@revision``.
 
     unpickle: take pickled weights where there are no safetensors; they are not opened here.
+    check: called before weights are fetched, with nothing but the small files in the folder; what
+        it raises is spared the download.
     A local folder may turn out to hold no weights (`Layout.weights` is empty); a hub model's files
     are all there. Raises CheckpointError where there is no such model or it cannot be fetched, and
     TypeError for what is no name.
@@ -90,6 +99,8 @@ def find_files(name: str | os.PathLike[str], *, unpickle: bool = False) -> Files
     if found is None:
         try:
             remote = look_up(str(name), unpickle=unpickle)
+            if check is not None:
+                check(Files(str(name), download(remote, remote.layout.others), remote.layout))
             found = download(remote, remote.layout.needed), remote.layout
             _remember(remote, revision)
         except HubUnreachableError:
@@ -144,6 +155,11 @@ def look_up(name: str, *, unpickle: bool = False) -> Remote:
         if revision is None and (pinned := _pinned(repository)):
             return pinned
         main = _list(repository, revision or "main", unpickle=False)
+        if CONFIGS[main.layout.library] not in main.sizes:
+            raise CheckpointError(
+                f"the hub model {name!r} is no checkpoint that can be read here: it has neither "
+                f"{' nor '.join(CONFIGS.values())}; {ADVICE}"
+            )
         if main.layout.weights or not main.layout.pickles:
             return main
         if found := _conversion(main):
@@ -174,15 +190,38 @@ def download(remote: Remote, names: tuple[str, ...]) -> Path:
         if not missing:
             return folder
         size = sum(remote.sizes[name] for name in missing)
-        if size > 1_000_000:
-            _log.info("fetching %s, %d MB, into %s", remote.repository, round(size / 1e6), cache)
+        large = size > 1_000_000
+        if large:
+            _log.info(
+                "fetching %s (%d MB) from the Hugging Face hub, once, into %s",
+                remote.repository,
+                round(size / 1e6),
+                cache,
+            )
         return Path(
             snapshot_download(
                 remote.repository,
                 revision=remote.revision,
                 allow_patterns=[glob.escape(name) for name in names],
+                tqdm_class=_Bar if large else _NoBar,
             )
         )
+
+
+class _Bar(tqdm):  # type: ignore[misc]
+    """A progress bar that shows only on a terminal, and only if the hub's bars may."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+
+        settings.pop("name", None)  # the hub's own name for it
+        settings["disable"] = settings.get("disable") or are_progress_bars_disabled() or None
+        super().__init__(*args, **settings)
+
+
+class _NoBar(_Bar):
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings | {"disable": True})
 
 
 def _pinned(repository: str) -> Remote | None:

@@ -47,7 +47,7 @@ class Layout:
     weights: tuple[str, ...]  # one set in one format, shards in order; empty where there is none
     variant: str | None  # "fp16" where only such weights are there
     others: tuple[str, ...]  # configuration, index of shards, tokenizer, image processor
-    pickles: tuple[str, ...]  # what else there is to be had, if pickles were allowed
+    pickles: tuple[str, ...]  # weights that could be had if pickles were allowed
     whole: bool  # whether nothing that loading needs can be missing
 
     @property
@@ -73,7 +73,7 @@ def choose(
     libraries = _libraries(names, configs.get("transformers"))
     pickles = tuple(
         name for library in libraries for name in _weights(names, library, pickled=True)[0]
-    ) or tuple(sorted(name for name in names if _PICKLED.fullmatch(name)))
+    )
     for pickled in (False, True) if unpickle else (False,):
         for library in libraries:
             weights, variant = _weights(names, library, pickled=pickled)

@@ -125,6 +125,13 @@ def load_open_clip(files: Files) -> OpenClipCheckpoint:
             ) from error
 
 
+def check_kind(files: Files) -> None:
+    """Raise CheckpointError if the configuration or this installation tells that it won't load."""
+    path = files.folder / CONFIGS["open_clip"]
+    _safe_config(read_object(path), path)
+    import_open_clip(files.name)
+
+
 def import_open_clip(name: str) -> Any:
     """The library. Raises CheckpointError, for the model called `name`, where it is missing."""
     allow_any_torchvision()
