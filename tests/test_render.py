@@ -285,7 +285,7 @@ def test_the_photo_is_as_it_is_within_boxes_and_darker_with_less_colour_elsewher
     drawn = pixels_of(image)
     inside, outside = np.s_[130:270, 130:270], np.s_[320:480, 320:640]
     np.testing.assert_array_equal(drawn[inside], PHOTO[inside])
-    assert drawn[outside].mean() < 0.8 * PHOTO[outside].mean()
+    assert drawn[outside].mean() < 0.9 * PHOTO[outside].mean()
     assert chroma(drawn[outside]).mean() < 0.6 * chroma(PHOTO[outside].astype(int)).mean()
 
 
@@ -374,7 +374,7 @@ def test_a_legend_of_short_names_is_in_columns_that_are_all_filled() -> None:
     entries = [legend.Entry(mark, f"thing {number}", "here (90 %)") for number in range(12)]
     image = legend.columns(entries, 1500, 20)
     marks = (np.asarray(image)[:, :, 3] == 255) & (np.asarray(image)[:, :, 0] == 0)
-    filled = marks.reshape(-1, 30, 1500).sum(axis=(1, 2))
+    filled = marks.reshape(-1, 30, image.width).sum(axis=(1, 2))
     assert 2 <= len(filled) <= 4
     assert (filled[:-1] == filled[0]).all()
     assert filled.sum() >= 12 * 400

@@ -73,7 +73,7 @@ _DENSEST = 0.88
 _RELIEF = 0.2
 """How much of the heat's brightness follows the photo, so that things keep their shapes in it."""
 
-_FADED = 0.75
+_FADED = 0.88
 """Brightness of the photo outside of boxes."""
 
 

@@ -43,10 +43,7 @@ def columns(entries: Sequence[Entry], width: int, size: int) -> Image.Image:
         column([_cell(entry, room, size) for entry in entries[start : start + rows]])
         for start in range(0, len(entries), rows)
     ]
-    whole = Image.new("RGBA", (width, max(stack.height for stack in stacks)))
-    for number, stack in enumerate(stacks):
-        whole.paste(stack, (number * (room + gap), 0))
-    return whole
+    return row(stacks, gap, align=0)
 
 
 def listing(
@@ -72,14 +69,17 @@ def wrapped(images: Sequence[Image.Image], width: int, gap: int) -> Image.Image:
     return column([row(line, gap) for line in lines])
 
 
-def row(images: Sequence[Image.Image], gap: int) -> Image.Image:
-    """Images side by side, each in the middle of the height, on one that is transparent."""
+def row(images: Sequence[Image.Image], gap: int, align: float = 0.5) -> Image.Image:
+    """Images side by side on one that is transparent.
+
+    align: from 0, at the top, over 0.5, in the middle, to 1, at the bottom.
+    """
     height = max(image.height for image in images)
     width = sum(image.width for image in images) + gap * (len(images) - 1)
     whole = Image.new("RGBA", (width, height))
     x = 0
     for image in images:
-        whole.paste(image, (x, (height - image.height) // 2))
+        whole.paste(image, (x, round(align * (height - image.height))))
         x += image.width + gap
     return whole
 
