@@ -17,6 +17,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 from localize.boxes import find_boxes, threshold_boxes
 from localize.content import content
@@ -27,6 +28,7 @@ from localize.encoders.checks import as_pair, check_encoder, check_same_length
 from localize.encoders.device import choose_batch_size
 from localize.encoders.protocol import Encoder
 from localize.images import ImageError, ImageSource, Picture, read_ahead
+from localize.names import display_name
 from localize.options import Options
 from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt
 from localize.relevance import (
@@ -41,10 +43,19 @@ from localize.relevance import (
 from localize.result import Box, Localization
 from localize.windows import Grid, make_grids, within_budget
 
-PROMPTS_AT_ONCE = 256
-"""Prompts that are scored together: with the tokens of 60 windows they take some 100 MB."""
+PROMPTS_AT_ONCE = 128
+"""The most prompts that are answered together: their maps take some 10 MB a copy."""
 
-OnError: TypeAlias = Callable[[ImageSource, ImageError], None]
+SCORES_AT_ONCE = 1 << 22
+"""The most scores, of all windows' cells with the prompts answered together: 16 MB a copy."""
+
+FEW_WINDOWS = 1000
+"""So many windows of a picture fit into memory with any encoder."""
+
+MAX_BYTES = 4 << 30
+"""What the embeddings of one picture may take; more is a slip of the pen."""
+
+OnError: TypeAlias = Callable[[ImageSource, ImageError | TypeError], None]
 Array: TypeAlias = npt.NDArray[np.float32]
 
 
@@ -56,12 +67,14 @@ class Encoded:
     grids: the windows, scale by scale.
     embeddings: float32 (N, D), unit-norm, one a window, in the order of the grids.
     tokens: float32 (N, h, w, D), unit-norm, of the cells of each window, or None.
+    source: what the picture was read from: the very path, bytes, image or array that was given.
     """
 
     picture: Picture
     grids: tuple[Grid, ...]
     embeddings: torch.Tensor
     tokens: torch.Tensor | None
+    source: ImageSource | None = None
 
     def __repr__(self) -> str:
         """A line: tensors would fill the screen."""
@@ -88,15 +101,52 @@ class Encoded:
         return superpixels(self.picture.pixels, map_size(width, height))
 
 
+class _Pending:
+    """A picture whose windows are on their way through the encoder."""
+
+    def __init__(self, source: ImageSource, picture: Picture, grids: tuple[Grid, ...]):
+        self.source, self.picture, self.grids = source, picture, grids
+        self.missing = sum(map(len, grids))
+        self._embeddings: torch.Tensor | None = None
+        self._tokens: torch.Tensor | None = None
+
+    def take(self, embeddings: torch.Tensor, tokens: torch.Tensor | None) -> int:
+        """Keep of a batch the rows that are this picture's, the first ones; returns how many."""
+        count = min(self.missing, len(embeddings))
+        self._embeddings = self._kept(self._embeddings, embeddings[:count])
+        if tokens is not None:
+            self._tokens = self._kept(self._tokens, tokens[:count])
+        self.missing -= count
+        return count
+
+    def _kept(self, kept: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
+        """All rows in one place from the first on: for many windows a copy would be gigabytes."""
+        total = sum(map(len, self.grids))
+        if kept is None:
+            kept = rows.new_empty(total, *rows.shape[1:])
+        start = total - self.missing
+        kept[start : start + len(rows)] = rows
+        return kept
+
+    def encoded(self) -> Encoded:
+        """The picture with all its windows encoded."""
+        assert self._embeddings is not None
+        return Encoded(self.picture, self.grids, self._embeddings, self._tokens, self.source)
+
+
 class Localizer:
     """Finds things in pictures by words, with any encoder of the `Encoder` protocol.
 
     >>> localizer = Localizer.from_pretrained("emoji")
     >>> result = localizer.locate("photo.jpg", ["a cat", "a butterfly"])
     >>> result.boxes, result.presence
+
+    It can be pickled where its encoder can (those that `from_pretrained` loads are pickled as their
+    name and loaded again); of what it has embedded nothing goes along.
     """
 
     def __init__(self, encoder: Encoder, options: Options = Options()):  # noqa: B008
+        _check_options(options)
         check_encoder(encoder)
         self.encoder = encoder
         self.options = options
@@ -104,6 +154,9 @@ class Localizer:
         self._embed = PromptEmbedder(encoder)
         bank = getattr(encoder, "negatives", None) or BANK
         self._bank = [as_prompt(word) for word in bank]
+
+    def __reduce__(self) -> tuple[type[Localizer], tuple[Encoder, Options]]:
+        return type(self), (self.encoder, self.options)
 
     @classmethod
     def from_pretrained(
@@ -123,6 +176,7 @@ class Localizer:
         unpickle: open weights that exist only as a pickle, with torch's weights-only unpickler.
         Raises encoders.CheckpointError, in one sentence, when it cannot be loaded.
         """
+        _check_options(options)
         encoder = load_encoder(
             model, device=device, dtype=dtype, compile=compile, unpickle=unpickle
         )
@@ -151,27 +205,36 @@ class Localizer:
         """Encode pictures in their order, streamed.
 
         Pictures are read ahead in threads, and batches are filled across pictures.
-        on_error: called with each source that cannot be read, and why; it is then left out.
-            Without it the ImageError is raised.
+        on_error: called with each source that cannot be read, and why (an ImageError; a TypeError
+            for what is no picture at all); it is then left out. Without it that is raised, once
+            the pictures before it have been given.
+
+        Raises TypeError at once for one picture in place of several.
         """
-        waiting: deque[tuple[Picture, tuple[Grid, ...]]] = deque()
-        crops = self._crops(_readable(images, self.options.max_pixels, on_error), waiting)
-        embeddings: list[torch.Tensor] = []
-        tokens: list[torch.Tensor] = []
+        _check_several(images)
+        return self._encode_many(images, on_error)
+
+    def _encode_many(
+        self, images: Iterable[ImageSource], on_error: OnError | None
+    ) -> Iterator[Encoded]:
+        waiting: deque[_Pending] = deque()
+        stopped: list[Exception] = []
+        crops = self._crops(_until_error(self._readable(images, on_error), stopped), waiting)
+        with_tokens: bool | None = None
         for batch in batches(crops, self.batch_size):
-            batch_embeddings, batch_tokens = self._encode_batch(batch)
-            embeddings.extend(batch_embeddings)
-            tokens.extend(() if batch_tokens is None else batch_tokens)
-            if tokens and len(tokens) != len(embeddings):
+            embeddings, tokens = self._encode_batch(batch)
+            if with_tokens is not None and with_tokens != (tokens is not None):
                 method = f"{type(self.encoder).__name__}.encode_crops"
                 raise ValueError(f"{method} returned tokens for some batches and not for others")
-            while waiting and len(embeddings) >= (count := sum(map(len, waiting[0][1]))):
-                yield Encoded(
-                    *waiting.popleft(),
-                    torch.stack(embeddings[:count]),
-                    torch.stack(tokens[:count]) if tokens else None,
-                )
-                del embeddings[:count], tokens[:count]
+            with_tokens = tokens is not None
+            start = 0
+            while start < len(embeddings):
+                rest = None if tokens is None else tokens[start:]
+                start += waiting[0].take(embeddings[start:], rest)
+                if not waiting[0].missing:
+                    yield waiting.popleft().encoded()
+        if stopped:
+            raise stopped[0]
 
     def locate(
         self, image: ImageSource | Encoded, prompts: str | Prompt | Sequence[str | Prompt]
@@ -184,16 +247,28 @@ class Localizer:
         """
         encoded = image if isinstance(image, Encoded) else self.encode(image)
         asked = _as_prompts(prompts)
-        presence, maps, plain = self._relevance(encoded, self._embed(asked))
+        wanted, picture = self._embed(asked), encoded.picture
+        cells = encoded.num_crops if encoded.tokens is None else encoded.tokens[..., 0].numel()
+        at_once = max(1, min(PROMPTS_AT_ONCE, SCORES_AT_ONCE // cells))
+        width, height = map_size(picture.pixels.shape[1], picture.pixels.shape[0])
+        all_presence = np.empty(len(asked), np.float32)
+        all_maps = np.empty((len(asked), height, width), np.float32)
+        found: dict[str, list[Box]] = {}
+        for start in range(0, len(asked), at_once):
+            part = slice(start, start + at_once)
+            presence, maps, plain = self._relevance(encoded, wanted[part])
+            self._find_boxes(found, picture, asked[part], presence, maps, plain)
+            all_presence[part], all_maps[part] = presence, maps
         return Localization(
-            pixels=encoded.picture.pixels,
-            file=encoded.picture.file,
-            notes=encoded.picture.notes,
+            pixels=picture.pixels,
+            file=picture.file,
+            notes=picture.notes,
             model=self.model,
             prompts=tuple(prompt.label for prompt in asked),
-            presence=presence,
-            maps=maps,
-            boxes=self._boxes(encoded.picture, asked, presence, maps, plain),
+            presence=all_presence,
+            maps=all_maps,
+            boxes=sorted(chain.from_iterable(found.values()), key=lambda box: -box.score),
+            source=encoded.source,
         )
 
     def locate_many(
@@ -202,9 +277,12 @@ class Localizer:
         prompts: str | Prompt | Sequence[str | Prompt],
         on_error: OnError | None = None,
     ) -> Iterator[Localization]:
-        """`locate` for many pictures, streamed in their order; `on_error` as in `encode_many`."""
-        for encoded in self.encode_many(images, on_error):
-            yield self.locate(encoded, prompts)
+        """`locate` for many pictures, streamed in their order; `on_error` as in `encode_many`.
+
+        A result's `source` says which of the pictures it is of.
+        """
+        asked = _as_prompts(prompts)
+        return (self.locate(encoded, asked) for encoded in self.encode_many(images, on_error))
 
     def classify(
         self, image: ImageSource | Encoded, prompts: str | Prompt | Sequence[str | Prompt]
@@ -221,22 +299,60 @@ class Localizer:
         """The unit-norm embeddings of the prompts, float32 (P, D), templates averaged."""
         return self._embed(_as_prompts(prompts))
 
-    def _crops(
-        self,
-        pictures: Iterable[Picture],
-        waiting: deque[tuple[Picture, tuple[Grid, ...]]],
-    ) -> Iterator[torch.Tensor]:
-        """The crops of all pictures, one after the other; notes in `waiting` whose they are."""
-        encoder, options = self.encoder, self.options
-        for picture in pictures:
-            height, width = picture.pixels.shape[:2]
-            grids = make_grids(width, height, encoder.image_size, options.scales, options.stride)
+    def _readable(
+        self, images: Iterable[ImageSource], on_error: OnError | None
+    ) -> Iterator[_Pending]:
+        """The pictures that can be read and whose windows fit into memory, in their order."""
+        for source, picture in read_ahead(images, self.options.max_pixels):
+            try:
+                if not isinstance(picture, Picture):
+                    raise picture
+                pending = _Pending(source, picture, self._grids(picture))
+            except (ImageError, TypeError) as error:
+                if on_error is None:
+                    raise
+                on_error(source, error)
+            else:
+                yield pending
+
+    def _grids(self, picture: Picture) -> tuple[Grid, ...]:
+        """The windows of a picture. Raises ImageError where there would be too many."""
+        options, (height, width) = self.options, picture.pixels.shape[:2]
+        try:
+            grids = make_grids(
+                width, height, self.encoder.image_size, options.scales, options.stride
+            )
             if options.budget is not None:
                 grids = within_budget(grids, content(picture.pixels), options.budget)
-            waiting.append((picture, grids))
+            count = sum(map(len, grids))
+            if count > FEW_WINDOWS and count * self._bytes_of_crop > MAX_BYTES:
+                raise ValueError(
+                    f"what the encoder gives for its {count:,} windows would take "
+                    f"{count * self._bytes_of_crop / 2**30:.1f} GB of memory; a larger scale or "
+                    "stride, or a budget, would be right"
+                )
+        except ValueError as error:
+            name = "a picture" if picture.file is None else display_name(picture.file)
+            raise ImageError(f"cannot search {name}: {error}") from error
+        return grids
+
+    @cached_property
+    def _bytes_of_crop(self) -> int:
+        """What the encoder gives for one crop, embedding and tokens, in bytes of float32."""
+        side = self.encoder.image_size
+        embeddings, tokens = self._encode_batch(torch.zeros(1, 3, side, side, device=self._device))
+        return 4 * (embeddings.numel() + (0 if tokens is None else tokens.numel()))
+
+    def _crops(
+        self, pictures: Iterable[_Pending], waiting: deque[_Pending]
+    ) -> Iterator[torch.Tensor]:
+        """The crops of all pictures, one after the other; notes in `waiting` whose they are."""
+        encoder = self.encoder
+        for pending in pictures:
+            waiting.append(pending)
             yield from crops_of(
-                picture.pixels,
-                grids,
+                pending.picture.pixels,
+                pending.grids,
                 encoder.mean,
                 encoder.std,
                 getattr(encoder, "interpolation", "bicubic"),
@@ -275,31 +391,25 @@ class Localizer:
     def _relevance(
         self, encoded: Encoded, wanted: torch.Tensor
     ) -> tuple[Array, Array, dict[int, Array]]:
-        """Presence (P,) and maps (P, h, w) of prompts (P, D), some at a time to bound memory.
+        """Presence (P,) and maps (P, h, w) of prompts (P, D).
 
         Tokens, distinctness and edges are worth their time only for what may be in the picture: the
         map of a prompt whose presence is below the threshold is that of its windows. The others'
         maps are also given as they are without distinctness, by the number of their prompt.
         """
-        cells = encoded.embeddings[:, None, None] if encoded.tokens is None else encoded.tokens
-        presence, maps, factors = [], [], []
-        for part in wanted.split(PROMPTS_AT_ONCE):
-            windows, tokens = self._scores(encoded, part)
-            presence.append(presences(windows, tokens))
-            maps.append(relevance_maps(encoded.grids, windows, None))
-            here = np.flatnonzero(presence[-1] >= self.options.threshold)
-            if not len(here):
-                continue
-            if tokens is not None:
-                maps[-1][here] = relevance_maps(encoded.grids, windows[:, here], tokens[..., here])
-            factors.append(distinctness(encoded.grids, cells @ part[here].T))
-        all_presence, all_maps = np.concatenate(presence), np.concatenate(maps)
-        here = np.flatnonzero(all_presence >= self.options.threshold)
+        windows, tokens = self._scores(encoded, wanted)
+        presence = presences(windows, tokens)
+        maps = relevance_maps(encoded.grids, windows, None)
+        here = np.flatnonzero(presence >= self.options.threshold)
         if not len(here):
-            return all_presence, all_maps, {}
-        both = np.concatenate([all_maps[here], all_maps[here] * np.concatenate(factors)])
-        plain, all_maps[here] = np.split(follow_edges(both, encoded.superpixels), 2)
-        return all_presence, all_maps, dict(zip(here.tolist(), plain, strict=True))
+            return presence, maps, {}
+        if tokens is not None:
+            maps[here] = relevance_maps(encoded.grids, windows[:, here], tokens[..., here])
+        cells = encoded.embeddings[:, None, None] if encoded.tokens is None else encoded.tokens
+        factors = distinctness(encoded.grids, cells @ wanted[here].T)
+        both = np.concatenate([maps[here], maps[here] * factors])
+        plain, maps[here] = np.split(follow_edges(both, encoded.superpixels), 2)
+        return presence, maps, dict(zip(here.tolist(), plain, strict=True))
 
     def _scores(
         self, encoded: Encoded, wanted: torch.Tensor
@@ -315,23 +425,23 @@ class Localizer:
         token_scale = getattr(self.encoder, "token_scale", scale)
         return scores, probabilities(tokens, wanted, negatives, against, token_scale)
 
-    def _boxes(
+    def _find_boxes(
         self,
+        found: dict[str, list[Box]],
         picture: Picture,
         prompts: Sequence[Prompt],
         presence: Array,
         maps: Array,
         plain: dict[int, Array],
-    ) -> list[Box]:
-        """The boxes of all prompts, best first. None is surer than its prompt's presence."""
+    ) -> None:
+        """Put the boxes of prompts into `found`. None is surer than its prompt's presence."""
         first = picture.pixels[0]
         if (first == first[0]).all() and (picture.pixels == first).all():
-            return []  # Nothing stands out of a picture of one colour.
+            return  # Nothing stands out of a picture of one colour.
         height, width = picture.pixels.shape[:2]
         map_width, map_height = map_size(width, height)
         to_picture = np.array([width / map_width, height / map_height] * 2)
         threshold = self.options.threshold
-        found: dict[str, list[Box]] = {}
         for number, (prompt, sure) in enumerate(zip(prompts, presence.tolist(), strict=True)):
             # A prompt that is asked twice gets its boxes once.
             if sure < threshold or prompt.label in found:
@@ -344,20 +454,35 @@ class Localizer:
                 Box(prompt.label, min(score, sure), tuple((np.array(xyxy) * to_picture).tolist()))
                 for *xyxy, score in boxes.tolist()
             ]
-        return sorted(chain.from_iterable(found.values()), key=lambda box: -box.score)
 
 
-def _readable(
-    images: Iterable[ImageSource], max_pixels: int, on_error: OnError | None
-) -> Iterator[Picture]:
-    """The pictures that can be read, in their order."""
-    for source, picture in read_ahead(images, max_pixels):
-        if isinstance(picture, Picture):
-            yield picture
-        elif on_error is None:
-            raise picture
-        else:
-            on_error(source, picture)
+def _until_error(pictures: Iterable[_Pending], stopped: list[Exception]) -> Iterator[_Pending]:
+    """The pictures up to the first error, which goes into `stopped`: those before it are good."""
+    try:
+        yield from pictures
+    except Exception as error:
+        stopped.append(error)
+
+
+def _check_options(options: Options) -> None:
+    """Raise TypeError for what are no options, before anything is loaded for them."""
+    if not isinstance(options, Options):
+        raise TypeError(
+            f"options must be an Options, as in Options(threshold=0.2), not {options!r}"
+        )
+
+
+def _check_several(images: Iterable[ImageSource]) -> None:
+    """Raise TypeError for one picture where several are taken: its letters, bytes or rows are none.
+
+    A stack of pictures, (N, H, W, 3) or (N, 3, H, W), is several.
+    """
+    one = isinstance(images, str | bytes | bytearray | os.PathLike | Picture | Image.Image)
+    if one or not isinstance(images, Iterable) or getattr(images, "ndim", 4) < 4:
+        raise TypeError(
+            f"images must be several pictures, as in a list, not one {type(images).__name__}; "
+            "for one picture use encode or locate"
+        )
 
 
 def _as_prompts(prompts: str | Prompt | Sequence[str | Prompt]) -> list[Prompt]:

@@ -42,6 +42,9 @@ SURE = 0.15
 """Share of a place's full weight that its chosen windows need to speak for their scale alone: a
 sudden change at a window's rim would look like an edge of something."""
 
+LOGITS_AT_ONCE = 1 << 24
+"""The most logits that `probabilities` makes before it sums them up: 64 MB a copy."""
+
 MAP_SIDE = 160
 """Pixels along the long side of a relevance map: finer than windows and tokens can resolve."""
 
@@ -88,6 +91,23 @@ def probabilities(
     Returns float32 (..., P) in [0, 1]: for each prompt alone, the softmax of logit_scale * cosine
     over the prompt and its negatives.
     """
+    rows = embeddings.reshape(-1, embeddings.shape[-1])
+    at_once = max(1, LOGITS_AT_ONCE // (len(prompts) + len(negatives)))
+    parts = [
+        _probabilities(part, prompts, negatives, against, logit_scale)
+        for part in rows.split(at_once)
+    ]
+    return torch.cat(parts).view(*embeddings.shape[:-1], len(prompts))
+
+
+def _probabilities(
+    embeddings: torch.Tensor,
+    prompts: torch.Tensor,
+    negatives: torch.Tensor,
+    against: torch.Tensor,
+    logit_scale: float,
+) -> torch.Tensor:
+    """`probabilities` of a few embeddings (R, D): float32 (R, P)."""
     logits = logit_scale * embeddings @ prompts.T
     unwanted = logit_scale * embeddings @ negatives.T
     top = torch.maximum(logits.amax(-1, True), unwanted.amax(-1, True))

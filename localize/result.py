@@ -45,6 +45,7 @@ class Localization:
     presence: float32 (P,) in [0, 1], how sure it is that each prompt is in the picture at all.
     maps: float32 (P, h, w) in [0, 1], relevance at the resolution that windows can resolve.
     boxes: of all prompts, best first.
+    source: what the picture was read from, as it was given: a path, bytes, an image or an array.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -55,6 +56,7 @@ class Localization:
     maps: npt.NDArray[np.float32]
     boxes: list[Box]
     notes: tuple[str, ...] = ()
+    source: Any = None
 
     @property
     def width(self) -> int:

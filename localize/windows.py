@@ -17,6 +17,9 @@ MAX_ASPECT = 16
 """Beyond this aspect ratio windows are sized by the long side, so that a strip of one pixel by
 thousands is not cut into thousands of crops."""
 
+LEAST_WINDOW = 8
+"""Side in pixels of the smallest window: less of a picture shows nothing that an encoder knows."""
+
 MAX_WINDOWS = 100_000
 """More windows of one scale than this are a slip of the pen, and would take hours and memory."""
 
@@ -68,7 +71,8 @@ def make_grids(
     width, height: of the picture, in pixels.
     image_size: side in pixels of the encoder's input.
     scales: sides of the windows. Up to 1: fractions of the picture's short side (of 1/16 of its
-        long side, if that is more); above 1: pixels, no more than the short side.
+        long side, if that is more); above 1: pixels, no more than the short side. None is smaller
+        than `LEAST_WINDOW`; of scales that come to the same side there is one grid.
     stride: the longest step between windows, as a fraction of their side. The windows of a row or
         column are spread evenly from border to border, so that every pixel is covered.
     Raises ValueError when that would be more than `MAX_WINDOWS` of one scale.
@@ -76,8 +80,11 @@ def make_grids(
     whole = Grid((width, height), (image_size, image_size), image_size, (0,), (0,))
     reference = max(min(width, height), max(width, height) / MAX_ASPECT)
     grids = [whole]
+    sides: dict[float, float] = {}
     for scale in scales:
-        window = reference * scale if scale <= 1 else min(scale, reference)
+        side = reference * scale if scale <= 1 else min(scale, reference)
+        sides.setdefault(max(LEAST_WINDOW, side), scale)
+    for window, scale in sides.items():
         step = max(1, round(image_size * stride))
         if width / window * height / window * (image_size / step) ** 2 > MAX_WINDOWS:
             raise ValueError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from checkpoints import FAMILIES, SIZE, tiny_checkpoint
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from localize import Localizer
 from localize.encoders import (
     Encoder,
     check_crop_embeddings,
@@ -171,6 +174,33 @@ def test_ten_thousand_prompts_in_any_script_are_embedded(folders: dict[str, Path
     embeddings = encoder.encode_prompts(texts)
     check_prompt_embeddings(encoder, embeddings, 10_000)
     torch.testing.assert_close(embeddings[42], encoder.encode_prompts(["thing 42"])[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_encoder_that_has_worked_is_small_when_pickled_and_the_same_when_unpickled(
+    folders: dict[str, Path], family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders[family].parent)
+    encoder = load_encoder(folders[family].name, dtype="float32")
+    crops = as_crops(picture(), encoder)
+    embeddings, tokens = encoder.encode_crops(crops)
+    texts = encoder.encode_prompts([f"thing {number}" for number in range(100)])
+    data = pickle.dumps(encoder)
+    assert len(data) < 2000
+    monkeypatch.chdir(tmp_path)  # A relative name must lead to the same folder from any other.
+    again = pickle.loads(data)
+    assert again.name == encoder.name
+    torch.testing.assert_close(again.encode_crops(crops), (embeddings, tokens))
+    torch.testing.assert_close(again.encode_prompts(["thing 7"]), texts[7:8])
+
+
+def test_a_localizer_works_in_a_spawned_process(folders: dict[str, Path]) -> None:
+    localizer = Localizer(load(folders["clip"]))
+    pixels = np.asarray(picture())
+    here = localizer.locate(pixels, ["a cat"]).presence
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        there = pool.apply(localizer.locate, (pixels, ["a cat"])).presence
+    assert there == pytest.approx(here, abs=1e-6)
 
 
 def test_no_prompts_give_no_embeddings(folders: dict[str, Path]) -> None:

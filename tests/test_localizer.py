@@ -1,7 +1,10 @@
 """The two verbs, on an encoder small enough to reason about: it sees colours."""
 
 import json
+import pickle
+import tracemalloc
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,6 +226,113 @@ def test_a_picture_that_cannot_be_read_is_reported_and_the_others_are_done():
 def test_without_a_handler_a_picture_that_cannot_be_read_is_an_error():
     with pytest.raises(ValueError, match="bytes"):
         Localizer(ColourEncoder()).locate(b"no picture", "red")
+
+
+@pytest.mark.parametrize("batch_size", [32, 256])
+def test_pictures_before_one_that_cannot_be_read_are_given_before_it_is_an_error(batch_size):
+    images = [picture(), picture(colour=(0, 0, 255)), b"no picture", picture()]
+    localizer = Localizer(ColourEncoder(), Options(batch_size=batch_size))
+    given = []
+    with pytest.raises(ValueError, match="bytes"):
+        given.extend(localizer.locate_many(images, "red"))
+    assert [result.source is image for result, image in zip(given, images, strict=False)] == [
+        True,
+        True,
+    ]
+
+
+def test_a_picture_of_too_many_windows_is_reported_and_the_others_are_done():
+    refused = []
+    localizer = Localizer(ColourEncoder(), Options(scales=(9,)))
+    images = [picture(64, 48, (8, 8, 30, 30)), picture(4000, 3000)]
+    results = list(localizer.locate_many(images, "red", lambda *pair: refused.append(pair)))
+    assert len(results) == 1
+    ((source, error),) = refused
+    assert source is images[1]
+    assert "scales and stride" in str(error)
+
+
+def test_a_result_says_which_source_it_is_of(tmp_path):
+    path = tmp_path / "red.png"
+    Image.fromarray(picture()).save(path)
+    images = [picture(), path, b"no picture", str(path)]
+    localizer = Localizer(ColourEncoder())
+    sources = [r.source for r in localizer.locate_many(images, "red", lambda *_: None)]
+    assert sources[0] is images[0]
+    assert sources[1:] == [path, str(path)]
+    assert localizer.locate(localizer.encode(path), "red").source == path
+    assert localizer.encode(path).source == path
+
+
+@pytest.mark.parametrize(
+    "one",
+    ["photo.jpg", Path("photo.jpg"), b"bytes", picture(), Image.fromarray(picture()), 7],
+    ids=lambda one: type(one).__name__,
+)
+@pytest.mark.parametrize("verb", ["locate_many", "encode_many"])
+def test_one_picture_where_several_are_taken_is_refused_at_once(verb, one):
+    localizer = Localizer(ColourEncoder())
+    arguments = (one, "red") if verb == "locate_many" else (one,)
+    with pytest.raises(TypeError, match="images must be several pictures"):
+        getattr(localizer, verb)(*arguments)
+
+
+def test_a_stack_of_pictures_is_several():
+    stack = np.stack([picture(), picture(colour=(0, 0, 255))])
+    presences = [r.presence[0] for r in Localizer(ColourEncoder()).locate_many(stack, "red")]
+    assert presences[0] > 0.8
+    assert presences[1] < 0.2
+
+
+def test_options_of_another_type_are_refused_before_a_model_is_loaded():
+    with pytest.raises(TypeError, match="options must be an Options"):
+        Localizer.from_pretrained("no/such-model", options={})
+    with pytest.raises(TypeError, match="options must be an Options"):
+        Localizer(ColourEncoder(), {"threshold": 0.2})
+
+
+def test_a_localizer_is_small_when_pickled_and_answers_the_same_when_unpickled(localizer):
+    before = localizer.locate(picture(), ["red", "blue"])
+    data = pickle.dumps(localizer)
+    assert len(data) < 2000
+    again = pickle.loads(data)
+    assert again.options == localizer.options
+    assert (again.locate(picture(), ["red", "blue"]).maps == before.maps).all()
+
+
+def test_what_one_picture_would_hold_of_its_windows_is_limited(monkeypatch):
+    monkeypatch.setattr("localize.localizer.MAX_BYTES", 1_000_000)
+    localizer = Localizer(ColourEncoder(), Options(scales=(0.01,)))
+    with pytest.raises(ValueError, match=r"windows would take .* larger scale or stride"):
+        localizer.encode(picture(960, 720))
+    assert localizer.encode(picture(40, 30, (8, 8, 20, 20))).num_crops < 1000
+
+
+@pytest.mark.parametrize(("name", "size"), [("SCORES_AT_ONCE", 5000), ("PROMPTS_AT_ONCE", 2)])
+def test_prompts_answered_some_at_a_time_get_the_same_answers(localizer, monkeypatch, name, size):
+    prompts = ["red", "blue", "green", "red", "grey"]
+    encoded = localizer.encode(picture())
+    together = localizer.locate(encoded, prompts)
+    monkeypatch.setattr(f"localize.localizer.{name}", size)
+    apart = localizer.locate(encoded, prompts)
+    assert apart.presence == pytest.approx(together.presence, abs=1e-6)
+    assert apart.maps == pytest.approx(together.maps, abs=1e-5)
+    assert [box.label for box in apart.boxes] == [box.label for box in together.boxes]
+
+
+def test_memory_for_many_prompts_that_are_there_is_little_more_than_their_maps(monkeypatch):
+    monkeypatch.setattr("localize.localizer.PROMPTS_AT_ONCE", 8)
+    localizer = Localizer(ColourEncoder())
+    encoded = localizer.encode(picture(320, 20, (60, 4, 75, 18)))
+    prompts = [Prompt(str(number), ("red",)) for number in range(300)]
+    localizer.locate(encoded, prompts[:9])
+    tracemalloc.start()
+    try:
+        result = localizer.locate(encoded, prompts)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * result.maps.nbytes
 
 
 def test_a_picture_over_the_limit_is_refused():

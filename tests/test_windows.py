@@ -31,6 +31,18 @@ def test_without_scales_only_the_whole_picture_is_left():
     assert sum(map(len, make_grids(640, 480, 224, (), 0.5))) == 1
 
 
+def test_a_tiny_picture_has_few_windows_for_none_is_smaller_than_eight_pixels():
+    grids = make_grids(2, 30, 224, Options().scales, Options().stride)
+    assert sum(map(len, grids)) <= 10
+    for grid in make_grids(40, 30, 224, (1.0, 0.5, 0.1), 0.75)[1:]:
+        left, _, right, _ = grid.boxes.T
+        assert (right - left).max() >= 7.9
+
+
+def test_scales_that_come_to_the_same_side_are_one_grid():
+    assert len(make_grids(640, 100, 224, (160, 1.0, 200, 0.5), 0.5)) == 3
+
+
 def test_windows_are_square_and_of_the_size_asked_for():
     for grid, scale in zip(make_grids(640, 480, 224, SCALES, 0.5)[1:], SCALES, strict=True):
         left, top, right, bottom = grid.boxes.T

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -14,12 +15,13 @@ from localize.encoders import checkpoint, open_clip_checkpoint
 from localize.encoders.checkpoint import load_checkpoint
 from localize.encoders.checks import check_crop_embeddings, check_prompt_embeddings
 from localize.encoders.device import choose_device
-from localize.encoders.errors import CheckpointError
+from localize.encoders.errors import EMBEDDED, CheckpointError
 from localize.encoders.hub import Files, find_files
 from localize.encoders.hugging_face import HuggingFaceEncoder
 from localize.encoders.open_clip_checkpoint import PREFIX, load_open_clip, tagged_repository
 from localize.encoders.open_clip_encoder import OpenClipEncoder
 from localize.encoders.protocol import Encoder
+from localize.encoders.towers import TowerEncoder
 
 __all__ = [
     "CheckpointError",
@@ -53,6 +55,9 @@ def load_encoder(
     Raises CheckpointError (a ValueError) for a checkpoint that is missing, incomplete, damaged,
     pickled, in need of custom code, or no dual encoder, and ValueError for an impossible device or
     dtype.
+
+    What is loaded is pickled as these arguments, so that it goes to other processes cheaply and is
+    loaded again there, on the device that "auto" finds.
     """
     chosen = choose_device(device)
     if isinstance(name, str) and name.startswith(PREFIX):
@@ -60,9 +65,24 @@ def load_encoder(
         files = replace(find_files(repository, unpickle=unpickle, check=_check_kind), name=name)
     else:
         files = find_files(name, unpickle=unpickle, check=_check_kind)
+    encoder: TowerEncoder
     if files.layout.library == "open_clip":
-        return OpenClipEncoder(load_open_clip(files), device=chosen, dtype=dtype, compile=compile)
-    return HuggingFaceEncoder(load_checkpoint(files), device=chosen, dtype=dtype, compile=compile)
+        loaded = load_open_clip(files)
+        encoder = OpenClipEncoder(loaded, device=chosen, dtype=dtype, compile=compile)
+    else:
+        parts = load_checkpoint(files)
+        encoder = HuggingFaceEncoder(parts, device=chosen, dtype=dtype, compile=compile)
+    place = _from_anywhere(name)
+    encoder.reload = partial(
+        load_encoder, place, device=device, dtype=dtype, compile=compile, unpickle=unpickle
+    )
+    return encoder
+
+
+def _from_anywhere(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """A model's name that leads to it from any other folder too."""
+    folder = os.path.expanduser(name)
+    return os.path.abspath(folder) if name != EMBEDDED and os.path.isdir(folder) else name
 
 
 def _check_kind(files: Files) -> None:

@@ -22,6 +22,9 @@ class Encoder(Protocol):
     * ``interpolation: str``: ``"bicubic"`` (the default) or ``"bilinear"``, how crops are resized;
     * ``device: torch.device``: where crops must be; the CPU when it is missing;
     * ``name: str``: what results call the model; the class's name when it is missing.
+
+    A `Localizer` goes to other processes (workers of a DataLoader, joblib, Ray) where its encoder
+    can be pickled.
     """
 
     @property

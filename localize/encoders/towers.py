@@ -55,10 +55,12 @@ class TowerEncoder:
     """Towers as an `Encoder`; see the protocol for shapes.
 
     Several threads may use one at a time. float32 means float32: its convolutions are not rounded
-    to TF32.
+    to TF32. Where `reload` says how, it can be pickled: as that, in a few hundred bytes.
     """
 
     negatives: list[str]  # only where the checkpoint brings a bank of its own
+    reload: Callable[[], Any] | None = None
+    """Loads the same encoder again; what it is pickled as must be found in a module."""
 
     def __init__(
         self,
@@ -96,6 +98,14 @@ class TowerEncoder:
         if compile:
             self._crops_at_once = min(self._crops_at_once, COMPILED_BATCH)
             self._compile()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.reload is None:
+            raise TypeError(
+                f"{self.name} was not loaded by its name, so it cannot be pickled; "
+                "load_encoder and Localizer.from_pretrained give what can be"
+            )
+        return _loaded_again, (self.name, self.reload)
 
     def encode_crops(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embed crops (B, 3, S, S), normalised RGB, float32, on any device.
@@ -188,6 +198,13 @@ class TowerEncoder:
                 f"the tokenizer in {self.name} is not of the same model as the weights"
             )
         return rows
+
+
+def _loaded_again(name: str, reload: Callable[[], Any]) -> Any:
+    """What a pickled encoder stands for; its name stays what it was."""
+    encoder = reload()
+    encoder.name = name
+    return encoder
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
