@@ -36,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from localize.crops import batches, crops_of
 from localize.encoders import HuggingFaceEncoder
 from localize.encoders.checkpoint import Checkpoint, load_checkpoint
+from localize.encoders.errors import CheckpointError
 from localize.encoders.hub import find_files
 from localize.encoders.torchvision_build import allow_any_torchvision
 from localize.files import find_images
@@ -502,7 +503,15 @@ def _centre_texts(model: transformers.CLIPModel, tokenizer: Any) -> None:
 
 
 def _checkpoint(model: str) -> Checkpoint:
-    return random_checkpoint(model) if model in SIZES else load_checkpoint(find_files(model))
+    if model in SIZES:
+        return random_checkpoint(model)
+    files = find_files(model)
+    if files.layout.library != "transformers":
+        raise CheckpointError(
+            f"{model} is a model of open_clip; it can be used, but what is measured here beside it "
+            "is transformers' preprocessing, so give a model of transformers"
+        )
+    return load_checkpoint(files)
 
 
 @contextmanager

@@ -169,10 +169,10 @@ class Localizer:
         unpickle: bool = False,
         options: Options = Options(),  # noqa: B008
     ) -> Localizer:
-        """Load a checkpoint: a Hugging Face hub id[@revision], a local folder, or "emoji".
+        """Load a hub id[@revision], a local folder, "open_clip:ARCHITECTURE/TAG" or "emoji".
 
         device: "auto", "cpu", "cuda", "mps", ... dtype: "auto", "float32", "bfloat16", "float16".
-        compile: compile the image encoder first; see `HuggingFaceEncoder`.
+        compile: compile the image encoder first; see `encoders.towers.TowerEncoder`.
         unpickle: open weights that exist only as a pickle, with torch's weights-only unpickler.
         Raises encoders.CheckpointError, in one sentence, when it cannot be loaded.
         """

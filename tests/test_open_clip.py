@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -498,3 +499,22 @@ def test_a_tag_of_open_clips_own_table_means_its_hub_model(
 def test_a_tag_that_open_clip_does_not_know_ends_in_one_sentence(name: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         load_encoder(name, device="cpu")
+
+
+def test_without_the_extra_it_is_said_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_open_clip(tmp_path)
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    for name in (folder, "open_clip:ViT-B-32/openai"):
+        with pytest.raises(CheckpointError, match=r"pip install 'clip-localize\[open-clip\]'"):
+            load_encoder(name, device="cpu")
+
+
+def test_the_speed_of_a_model_of_open_clip_is_not_compared_with_transformers(
+    tmp_path: Path,
+) -> None:
+    from localize.bench import bench
+
+    with pytest.raises(CheckpointError, match="is a model of open_clip; it can be used, but"):
+        bench(str(tiny_open_clip(tmp_path)), quick=True)

@@ -29,7 +29,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default="emoji",
-        help="hub id or local folder of a CLIP-like checkpoint; default: %(default)s",
+        help="hub id or local folder of a CLIP-like checkpoint, or open_clip:ARCHITECTURE/TAG; "
+        "default: %(default)s",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; default: auto")
     parser.add_argument(

@@ -1,6 +1,7 @@
 """Image and text encoders with one embedding space.
 
-Knows the `Encoder` protocol and Hugging Face dual encoders; must not know windows or boxes.
+Knows the `Encoder` protocol and the dual encoders of transformers and open_clip; must not know
+windows or boxes.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ def load_encoder(
 ) -> Encoder:
     """Load an encoder by name: ``"emoji"`` (shipped), a local folder, or a Hugging Face hub id.
 
+    Folders and hub models may be in transformers' layout or in open_clip's, which needs the extra
+    ``open-clip``; ``"open_clip:ARCHITECTURE/TAG"`` is the hub model of a tag of open_clip's own.
     A hub id may have a branch, tag or commit behind it (``"owner/name@revision"``). A hub model
     that is in the hub's local cache is taken from there without a request.
 
     `device` is ``"auto"`` (CUDA, MPS, else CPU) or a torch device; `dtype` is ``"auto"`` (bfloat16
     where the hardware has it, else float32), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-    `compile` is for `HuggingFaceEncoder`. `unpickle` lets weights that exist only as a pickle
+    `compile` is for `towers.TowerEncoder`. `unpickle` lets weights that exist only as a pickle
     (``pytorch_model.bin``) be opened, by torch's weights-only unpickler.
 
     Raises CheckpointError (a ValueError) for a checkpoint that is missing, incomplete, damaged,
