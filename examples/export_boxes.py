@@ -4,6 +4,7 @@ python examples/export_boxes.py "a cat" "a dog" --images photos/*.jpg
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from localize import Localizer, Options
@@ -17,8 +18,16 @@ arguments = parser.parse_args()
 
 options = Options(threshold=arguments.threshold)
 localizer = Localizer.from_pretrained(arguments.model, options=options)
-results = localizer.locate_many(arguments.images, arguments.prompts)
-for path, result in zip(arguments.images, results, strict=True):
-    output = path.with_suffix(".boxes.json")
+unread = []
+
+
+def leave_out(path, error):
+    unread.append(path)
+    print(error, file=sys.stderr)
+
+
+for result in localizer.locate_many(arguments.images, arguments.prompts, on_error=leave_out):
+    output = result.source.with_suffix(".boxes.json")
     result.save_json(output)
-    print(f"{path}: {len(result.boxes)} boxes in {output}")
+    print(f"{result.source}: {len(result.boxes)} boxes in {output}")
+sys.exit(1 if unread else 0)

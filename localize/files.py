@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from io import BytesIO
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +61,29 @@ def find_images(
 def _matches(pattern: str) -> Iterator[str]:
     """What a glob matches, hidden files only where it says so.
 
+    Nothing behind a link to a folder that a wildcard would have to follow.
+
     Not the module glob: its "**" follows links to folders, round and round.
     """
     anchor = Path(pattern).anchor
     parts = Path(pattern).parts
     hidden = any(map(_is_hidden, parts))
+    plain = sum(1 for _ in takewhile(lambda part: not set("*?[").intersection(part), parts))
     try:
         for path in Path(anchor).glob(pattern[len(anchor) :]):
-            if hidden or not any(map(_is_hidden, path.parts)):
+            if (hidden or not any(map(_is_hidden, path.parts))) and not _is_behind_link(
+                path, plain
+            ):
                 yield str(path)
     except (OSError, ValueError, NotImplementedError):
         # No pattern, or a name with a null character, or longer than names can be.
         return
+
+
+def _is_behind_link(path: Path, plain: int) -> bool:
+    """Whether a part of the path after the first `plain` ones is a link to a folder."""
+    steps = [path, *path.parents][: len(path.parts) - plain]
+    return any(step.is_symlink() and step.is_dir() for step in steps)
 
 
 def _is_hidden(name: str) -> bool:

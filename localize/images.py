@@ -80,8 +80,8 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Picture:
             Where both orders fit, arrays are read channels last and tensors channels first.
     max_pixels: larger pictures are refused from their header, before memory is taken for them.
 
-    Raises ImageError, a ValueError, for what cannot be read (whatever the decoder raised),
-    ValueError for arrays whose meaning is not plain and TypeError for other things.
+    Raises ImageError, a ValueError, for what cannot be read (whatever the decoder raised) and for
+    arrays whose meaning is not plain, and TypeError for other things.
     Threads may call it at the same time.
     """
     if isinstance(source, Picture):
@@ -108,19 +108,21 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Picture:
 
 def read_ahead(
     sources: Iterable[ImageSource], max_pixels: int = MAX_PIXELS
-) -> Iterator[tuple[ImageSource, Picture | ImageError]]:
+) -> Iterator[tuple[ImageSource, Picture | ImageError | TypeError]]:
     """`read_image` for many, in their order, a few of them read in threads before they are wanted.
 
-    Gives each source with its picture, or with the ImageError where it cannot be read.
+    Gives each source with its picture, or with the error where it cannot be read. An error of
+    `sources` itself is raised once what they gave before has been given.
     """
 
-    def read(source: ImageSource) -> tuple[ImageSource, Picture | ImageError]:
+    def read(source: ImageSource) -> tuple[ImageSource, Picture | ImageError | TypeError]:
         try:
             return source, read_image(source, max_pixels=max_pixels)
-        except ImageError as error:
+        except (ImageError, TypeError) as error:
             return source, error
 
-    remaining = iter(sources)
+    stopped: list[Exception] = []
+    remaining = _until_error(sources, stopped)
     with ThreadPoolExecutor(READERS) as pool:
         pending = deque(pool.submit(read, each) for each in islice(remaining, 2 * READERS))
         try:
@@ -130,6 +132,16 @@ def read_ahead(
         finally:  # Nobody waits for what was not asked for after all.
             for future in pending:
                 future.cancel()
+    if stopped:
+        raise stopped[0]
+
+
+def _until_error(sources: Iterable[ImageSource], stopped: list[Exception]) -> Iterator[ImageSource]:
+    """The sources up to their first error, which goes into `stopped`."""
+    try:
+        yield from sources
+    except Exception as error:
+        stopped.append(error)
 
 
 # Image files ------------------------------------------------------------------------------------
@@ -141,6 +153,26 @@ _FORMATS = tuple(
 """Formats that Pillow decodes by itself, those with the weakest signatures last. Left out are those
 that start a program (EPS, WMF), that bring no decoder (HDF5, GRIB, BUFR, MPEG), whose decoders take
 memory before they know the size (FITS), and that nearly any file could be (IM, IMT, MCIDAS...)."""
+
+_FOREIGN = {
+    b"%PDF": "a PDF",
+    b"%!PS": "a PostScript file",
+    b"<svg": "an SVG drawing",
+    b"<?xml": "an XML file, perhaps an SVG drawing",
+    b"<!DOCTYPE": "a web page",
+    b"<html": "a web page",
+    b"\xff\x0a": "a JPEG XL picture",
+    b"\0\0\0\x0cJXL ": "a JPEG XL picture",
+    b"\xd7\xcd\xc6\x9a": "a Windows metafile",
+    b"SIMPLE  =": "a FITS file",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x1aE\xdf\xa3": "a video",
+    b"RIFF": "a sound or a video",
+    b"\0\0\0\0ftyp": "a video, or a picture of a newer kind",
+}
+"""How files begin that are whole, but of kinds that are not read here; of those of eight bytes the
+first four are a length and may be any."""
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
@@ -298,7 +330,10 @@ def _identified(file: IO[bytes]) -> Image.Image:
             damaged = damaged or (name if accepts else None)
     if damaged:
         raise ImageError(f"its {damaged} header is damaged or cut short")
-    raise ImageError("it is not a picture, or in a format that is not read here")
+    for start, kind in _FOREIGN.items():
+        if prefix.startswith(start) or (len(start) == 8 and prefix[4:].startswith(start[4:])):
+            raise ImageError(f"it is {kind}, which is not read here")
+    raise ImageError("it is not a picture, or damaged from its first bytes on")
 
 
 def _heif(prefix: bytes) -> tuple[str, ...]:
@@ -496,12 +531,12 @@ def _channels_last(array: npt.NDArray[Any], prefer_first: bool) -> npt.NDArray[A
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim == 4:
-        raise ValueError(f"one image at a time: its array must be {_SHAPES}, not {array.shape}")
+        raise ImageError(f"one image at a time: its array must be {_SHAPES}, not {array.shape}")
     if array.ndim != 3 or 0 in array.shape:
-        raise ValueError(f"the array of an image must be {_SHAPES}, not {array.shape}")
+        raise ImageError(f"the array of an image must be {_SHAPES}, not {array.shape}")
     first, last = array.shape[0] in _CHANNELS, array.shape[2] in _CHANNELS
     if not first and not last:
-        raise ValueError(f"the array of an image must be {_SHAPES}, not {array.shape}")
+        raise ImageError(f"the array of an image must be {_SHAPES}, not {array.shape}")
     return array.transpose(1, 2, 0) if first and (prefer_first or not last) else array
 
 
@@ -520,12 +555,12 @@ def _as_uint8(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         )
     low, high = float(array.min()), float(array.max())
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError("pixels must be finite; some are NaN or infinite")
+        raise ImageError("pixels must be finite; some are NaN or infinite")
     if array.dtype.kind == "f" and low >= -ROUNDING and high <= 1 + ROUNDING:
         return (array.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8)
     if low >= 0 and high <= 255 and np.array_equal(array, np.floor(array)):
         return array.astype(np.uint8)
-    raise ValueError(
+    raise ImageError(
         f"pixels must be uint8 in [0, 255], uint16, or floating point in [0, 1]; "
         f"these are {array.dtype} from {low:g} to {high:g}"
     )

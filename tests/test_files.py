@@ -77,6 +77,18 @@ def test_inputs_that_give_nothing_are_named_and_the_others_found(album: Path) ->
     assert problems == [f"cannot read {album}/folder.jpg: it is a folder"]
 
 
+@pytest.mark.parametrize("pattern", ["**/*", "*", "**/*.webp", "*/*.webp"])
+def test_a_glob_follows_no_link_to_a_folder_and_a_folder_named_by_the_user_is_read(
+    album: Path, tmp_path_factory: pytest.TempPathFactory, pattern: str
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "secret.webp").write_bytes(b"picture")
+    (album / "link").symlink_to(elsewhere)
+    assert "secret.webp" not in file_names(files.find_images([f"{album}/{pattern}"], SUFFIXES)[0])
+    for named in (album / "link", f"{album}/link/*"):
+        assert file_names(files.find_images([named], SUFFIXES)[0]) == ["secret.webp"]
+
+
 def test_links_that_lead_round_in_circles_are_not_followed(album: Path) -> None:
     for name in ("round", "and round"):
         (album / "sub" / name).symlink_to(album)

@@ -329,7 +329,7 @@ def test_postscript_and_pdf_are_never_handed_to_another_program(
 
     monkeypatch.setattr(subprocess, "Popen", forbidden)
     for kind in ("EPS", "PDF"):
-        assert "not a picture" in refusal(encoded(Image.fromarray(CORNERS), kind))
+        assert "not read here" in refusal(encoded(Image.fromarray(CORNERS), kind))
 
 
 BOMB = """
@@ -548,3 +548,21 @@ def test_what_is_no_image_is_a_type_error_that_says_what_is(source: object) -> N
 def test_tensors_that_hold_no_pixels_are_type_errors(tensor: torch.Tensor) -> None:
     with pytest.raises(TypeError, match="must be"):
         images.read_image(tensor)
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"%PDF-1.7", "a PDF"),
+        (b"<svg xmlns=", "an SVG drawing"),
+        (b"\0\0\0\x20ftypisom", "a video"),
+        (b"\xff\x0a", "a JPEG XL picture"),
+    ],
+)
+def test_a_whole_file_of_another_kind_is_told_from_a_damaged_picture(start, kind):
+    with pytest.raises(images.ImageError, match=f"it is {kind}.*not read here"):
+        images.read_image(start + bytes(100))
+    with pytest.raises(images.ImageError, match="damaged"):
+        images.read_image(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    with pytest.raises(images.ImageError, match="not a picture, or damaged"):
+        images.read_image(bytes(100))

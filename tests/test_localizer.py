@@ -241,6 +241,41 @@ def test_pictures_before_one_that_cannot_be_read_are_given_before_it_is_an_error
     ]
 
 
+def test_pictures_before_an_error_of_where_they_come_from_are_given_before_it():
+    def camera():
+        yield picture()
+        yield picture(colour=(0, 0, 255))
+        raise ConnectionError("the camera is gone")
+
+    results = Localizer(ColourEncoder()).locate_many(camera(), "red")
+    assert (next(results).pixels == picture()).all()
+    next(results)
+    with pytest.raises(ConnectionError, match="camera"):
+        next(results)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.full((8, 8, 3), np.nan),
+        np.zeros((5, 7, 9), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4), complex),
+        None,
+    ],
+    ids=["NaN", "odd shape", "empty", "complex", "None"],
+)
+def test_what_is_no_picture_is_reported_whatever_it_is_and_the_others_are_done(bad):
+    refused = []
+    images = [picture(), bad, picture()]
+    localizer = Localizer(ColourEncoder())
+    results = list(localizer.locate_many(images, "red", lambda *pair: refused.append(pair)))
+    assert len(results) == 2
+    ((source, error),) = refused
+    assert source is bad
+    assert str(error)
+
+
 def test_a_picture_of_too_many_windows_is_reported_and_the_others_are_done():
     refused = []
     localizer = Localizer(ColourEncoder(), Options(scales=(9,)))

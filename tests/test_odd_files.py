@@ -91,7 +91,7 @@ def test_every_format_that_pillow_reads_and_writes_is_read(kind: str) -> None:
         if other != kind:
             continue
         if kind in NOT_READ:
-            with pytest.raises(images.ImageError, match="not a picture"):
+            with pytest.raises(images.ImageError, match=r"not a picture|not read here"):
                 images.read_image(data)
         else:
             pixels = images.read_image(data).pixels
