@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import stat
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from itertools import takewhile
 from pathlib import Path
@@ -56,6 +57,11 @@ def find_images(
             for file in files:
                 paths.setdefault(os.path.abspath(file), Path(file))
     return list(paths.values()), problems
+
+
+def is_found(name: str) -> bool:
+    """Whether there is a file or folder of this name, or one that a glob of this name matches."""
+    return os.path.lexists(name) or next(_matches(name), None) is not None
 
 
 def _matches(pattern: str) -> Iterator[str]:
@@ -132,44 +138,100 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
     Raises OutputError, an OSError, when it cannot be written.
     """
-    target = os.fsdecode(path)
-    folder = os.path.dirname(target)
+    write_together([(path, data)])
+
+
+def write_together(
+    contents: Iterable[tuple[str | os.PathLike[str], bytes]],
+    instead_of: Iterable[str | os.PathLike[str]] = (),
+) -> None:
+    """Write files that belong together; where the last one is, the others are of the same writing.
+
+    All go to the disk under hidden names first, as in `write_bytes`. Then the last one's
+    predecessor goes and each file takes its name, the last one last. Of two processes that write
+    the same files into one folder at once, the slower one's stay, all of them.
+
+    contents: paths and their data, asked for one by one. instead_of: files to be removed once all
+    data are on the disk, if they are there.
+
+    Raises OutputError, an OSError, when one cannot be written; then none is, and nothing is lost.
+    """
+    parts: dict[str, tuple[str, int | None]] = {}
     try:
-        if os.path.exists(target) and not os.path.isfile(target):
-            kind = "folder" if os.path.isdir(target) else "device or pipe"
-            raise OutputError(f"cannot write {display_name(target)}: it is a {kind}")
-        if folder:
-            os.makedirs(folder, exist_ok=True)
-        _replace(folder, target, data)
+        for path, data in contents:
+            target = os.fsdecode(path)
+            with _named(target):
+                parts[target] = _new_part(_ready_folder(target))
+                _fill(parts[target][0], data)
+        *others, last = parts
+        with _named(last), _alone_in(os.path.dirname(last)):
+            for stale in (*(others and [last]), *map(os.fsdecode, instead_of)):
+                with suppress(FileNotFoundError):
+                    os.unlink(stale)
+            for target, (part, _) in parts.items():
+                os.replace(part, target)
+    finally:  # Ctrl-C too must leave nothing behind.
+        for part, lock in parts.values():
+            with suppress(OSError):
+                os.unlink(part)
+            if lock is not None:
+                os.close(lock)
+
+
+@contextmanager
+def _named(target: str) -> Iterator[None]:
+    """Turn what goes wrong with a file into one sentence about it."""
+    try:
+        yield
     except OutputError:
         raise
     except FileExistsError as error:
-        reason = f"{display_name(folder)} is not a folder"
+        reason = f"{display_name(os.path.dirname(target))} is not a folder"
         raise OutputError(f"cannot write {display_name(target)}: {reason}") from error
     except (OSError, ValueError) as error:
         raise _unwritable(display_name(target), error) from error
 
 
+def _ready_folder(target: str) -> str:
+    """The folder that a file can be written into, made where there is none."""
+    try:
+        mode = os.stat(target).st_mode
+    except (OSError, ValueError):  # Writing it will say why, if it is more than not there.
+        mode = stat.S_IFREG
+    if not stat.S_ISREG(mode):
+        kind = "folder" if stat.S_ISDIR(mode) else "device or pipe"
+        raise OutputError(f"cannot write {display_name(target)}: it is a {kind}")
+    folder = os.path.dirname(target)
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+    return folder
+
+
+def _fill(part: str, data: bytes) -> None:
+    with open(part, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _alone_in(folder: str) -> Iterator[None]:
+    """Let one process at a time give files in a folder their names, where folders have locks."""
+    if sys.platform == "win32":
+        yield
+        return
+    lock = os.open(folder or ".", os.O_RDONLY)
+    try:
+        with suppress(OSError):  # Not every file system has locks.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 def _unwritable(what: str, error: OSError | ValueError) -> OutputError:
     reason = error.strerror if isinstance(error, OSError) else None
     return OutputError(f"cannot write {what}: {(reason or str(error)).lower()}")
-
-
-def _replace(folder: str, target: str, data: bytes) -> None:
-    part, lock = _new_part(folder)
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    except BaseException:  # Ctrl-C too must leave nothing behind.
-        if os.path.lexists(part):
-            os.unlink(part)
-        raise
-    finally:
-        if lock is not None:
-            os.close(lock)
 
 
 def _new_part(folder: str) -> tuple[str, int | None]:
@@ -206,6 +268,16 @@ def remove_abandoned(folder: str | os.PathLike[str]) -> None:
                 os.close(lock)
 
 
+def check_target(path: str | os.PathLike[str]) -> None:
+    """See that a file can be written, before work is done for it; makes its folder.
+
+    Raises OutputError when not.
+    """
+    target = os.fsdecode(path)
+    with _named(target):
+        make_folder(_ready_folder(target))
+
+
 def make_folder(folder: str | os.PathLike[str]) -> None:
     """Make a folder where there is none, and see that files can be written into it.
 
@@ -228,9 +300,14 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
     Raises OutputError as `write_bytes` does, ValueError for NaN and infinity.
     """
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """What `write_json` writes."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
     # For a lone surrogate Python's escape is JSON's escape too.
-    write_bytes(path, f"{text}\n".encode("utf-8", "backslashreplace"))
+    return f"{text}\n".encode("utf-8", "backslashreplace")
 
 
 SIGNATURE = "localize"
@@ -256,11 +333,17 @@ def write_image(path: str | os.PathLike[str], image: Image.Image) -> None:
     suffix = os.path.splitext(os.fsdecode(path))[1].lower()
     if suffix not in _WRITERS:
         raise OutputError(f"cannot write {display_name(path)}: use .png, .jpg or .webp")
-    data, signed = BytesIO(), PngImagePlugin.PngInfo()
-    signed.add_text("Software", SIGNATURE)
-    options: dict[str, Any] = {"pnginfo": signed} if suffix == ".png" else {"quality": 90}
     try:
-        image.save(data, _WRITERS[suffix], **options)
+        data = image_bytes(image, _WRITERS[suffix])
     except (OSError, ValueError) as error:
         raise OutputError(f"cannot write {display_name(path)}: {error}") from error
-    write_bytes(path, data.getvalue())
+    write_bytes(path, data)
+
+
+def image_bytes(image: Image.Image, kind: str = "PNG") -> bytes:
+    """An image file of a PIL image; a PNG is signed, so that `is_written_here` knows it."""
+    data, signed = BytesIO(), PngImagePlugin.PngInfo()
+    signed.add_text("Software", SIGNATURE)
+    options: dict[str, Any] = {"pnginfo": signed} if kind == "PNG" else {"quality": 90}
+    image.save(data, kind, **options)
+    return data.getvalue()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,20 @@ from localize.names import display_name
 if TYPE_CHECKING:
     from localize.result import Localization
 
-OVERLAY, HEATMAP = ".boxes.png", ".heatmap.png"
+OVERLAY, HEATMAP, FACTS = ".boxes.png", ".heatmap.png", ".json"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One picture of a run.
+
+    path: its file. output: what the names of its outputs begin with.
+    seen: its whole path, its bytes and the nanosecond of its last change, before it was read.
+    """
+
+    path: Path
+    output: Path
+    seen: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -34,80 +47,95 @@ class Run:
     settings: Mapping[str, Any]
 
     def files(self, output: Path) -> list[Path]:
-        """What is written of one image: its overlay, each prompt's heatmap, and at last its JSON.
+        """What is written of one picture: its overlay, each prompt's heatmap, at last its JSON.
 
-        Where there is JSON, the image is finished.
+        Where there is JSON, the picture is finished.
         """
-        prompts = enumerate(self.prompts if self.heatmaps else (), 1)
-        endings = [f".{number}-{slug(prompt)}{HEATMAP}" for number, prompt in prompts]
-        return [_beside(output, ending) for ending in (OVERLAY, *endings, ".json")]
+        heatmaps = _heatmaps(output, self.prompts) if self.heatmaps else []
+        return [_beside(output, OVERLAY), *heatmaps, _beside(output, FACTS)]
 
-    def write(self, result: Localization, output: Path) -> None:
-        """Write the files of one image. Raises files.OutputError where one cannot be written."""
-        from localize import files
+    def tasks(self, paths: Iterable[Path]) -> list[Task]:
+        """The pictures to be read, each with its place below the inputs' common folder.
 
-        overlay, *heatmaps, facts = self.files(output)
-        files.write_image(overlay, result.boxes_overlay())
-        for prompt, heatmap in zip(result.prompts, heatmaps, strict=False):
-            files.write_image(heatmap, result.overlay(prompt))
-        files.write_json(facts, {**result.to_dict(), "settings": self.settings})
+        Raises ValueError where an output would have the path of a picture that is to be read, or
+        take the place of another picture's answers.
+        """
+        absolute = {path: Path(os.path.abspath(path)) for path in paths}
+        if not absolute:
+            return []
+        common = os.path.commonpath([path.parent for path in absolute.values()])
+        tasks = [
+            Task(path, self.folder / full.relative_to(common), _seen(full))
+            for path, full in absolute.items()
+        ]
+        self._refuse_to_overwrite(tasks)
+        return tasks
 
-    def is_finished(self, path: Path, output: Path) -> bool:
-        """Whether an earlier run with the same settings has finished this image as it is now."""
-        *overlays, facts = self.files(output)
-        try:
-            with open(facts, encoding="utf-8") as file:
-                found = json.load(file)
-            newer = facts.stat().st_mtime >= path.stat().st_mtime
-        except (OSError, ValueError, RecursionError):
-            return False
-        same = json.loads(json.dumps(dict(self.settings)))
+    def is_finished(self, task: Task) -> bool:
+        """Whether an earlier run with the same settings has finished this picture as it is now."""
+        *overlays, facts = self.files(task.output)
+        found = _read_facts(facts)
         return (
-            newer
+            found.get("prompts") == list(self.prompts)
+            and found.get("settings") == _plain(self.settings)
+            and _seen_in(found) == task.seen
             and all(map(os.path.isfile, overlays))
-            and isinstance(found, dict)
-            and found.get("prompts") == list(self.prompts)
-            and found.get("settings") == same
         )
 
-    def outputs(self, paths: Iterable[Path]) -> dict[Path, Path]:
-        """Where the outputs of each image go: its place below the inputs' common folder.
+    def write(self, task: Task, result: Localization) -> None:
+        """Write the files of one picture together, and remove heatmaps of an earlier question.
 
-        Left out are overlays of an earlier run into the same folder. Raises ValueError where an
-        output has the path of an image that is to be read.
+        Raises files.OutputError where one cannot be written; then the old ones stay.
         """
-        absolute = {path: Path(os.path.abspath(path)) for path in self._without_own(paths)}
-        if not absolute:
-            return {}
-        common = os.path.commonpath([path.parent for path in absolute.values()])
-        outputs = {path: self.folder / full.relative_to(common) for path, full in absolute.items()}
-        self._refuse_to_overwrite(outputs)
-        return outputs
-
-    def _without_own(self, paths: Iterable[Path]) -> list[Path]:
         from localize import files
 
-        own = os.path.join(os.path.realpath(self.folder), "")
-        return [
-            path
-            for path in paths
-            if not (
-                path.name.endswith((OVERLAY, HEATMAP))
-                and os.path.realpath(path).startswith(own)
-                and files.is_written_here(path)
-            )
-        ]
+        written = self.files(task.output)
+        earlier = _read_facts(written[-1]).get("prompts")
+        stale = _heatmaps(task.output, earlier if isinstance(earlier, list) else [])
+        files.write_together(
+            zip(written, self._contents(task, result), strict=True),
+            instead_of=[path for path in stale if path not in written],
+        )
 
-    def _refuse_to_overwrite(self, outputs: Mapping[Path, Path]) -> None:
-        written = {
-            os.path.realpath(file) for output in outputs.values() for file in self.files(output)
-        }
-        for path in outputs:
-            if os.path.realpath(path) in written:
+    def _contents(self, task: Task, result: Localization) -> Iterator[bytes]:
+        """The contents of `files`, made one by one."""
+        from localize.files import image_bytes, json_bytes
+
+        yield image_bytes(result.boxes_overlay())
+        for prompt in self.prompts if self.heatmaps else ():
+            yield image_bytes(result.overlay(prompt))
+        facts = result.to_dict()
+        facts["image"] |= task.seen
+        yield json_bytes({**facts, "settings": dict(self.settings)})
+
+    def _refuse_to_overwrite(self, tasks: Iterable[Task]) -> None:
+        written = {os.path.realpath(file) for task in tasks for file in self.files(task.output)}
+        for task in tasks:
+            if os.path.realpath(task.path) in written:
                 raise ValueError(
-                    f"{display_name(path)} is an image to be read, but an output of another one "
-                    "would take its name; choose another folder for --output"
+                    f"{display_name(task.path)} is an image to be read, but an output of another "
+                    "one would take its name; choose another folder for --output"
                 )
+            facts = _beside(task.output, FACTS)
+            earlier = _seen_in(_read_facts(facts))
+            # A picture that was moved, folder and all, is the same one.
+            if earlier and all(earlier[key] != task.seen[key] for key in ("path", "modified_ns")):
+                raise ValueError(
+                    f"{display_name(facts)} has the answers for {display_name(earlier['path'])}, "
+                    f"another picture than {display_name(task.seen['path'])}; choose another "
+                    "folder for --output, or remove them"
+                )
+
+
+def without_own(paths: Iterable[Path]) -> list[Path]:
+    """The pictures that are not overlays of an earlier run, into whatever folder."""
+    from localize import files
+
+    return [
+        path
+        for path in paths
+        if not (path.name.endswith((OVERLAY, HEATMAP)) and files.is_written_here(path))
+    ]
 
 
 def slug(prompt: str) -> str:
@@ -118,3 +146,43 @@ def slug(prompt: str) -> str:
 
 def _beside(output: Path, ending: str) -> Path:
     return output.with_name(output.name + ending)
+
+
+def _heatmaps(output: Path, prompts: Iterable[Any]) -> list[Path]:
+    return [
+        _beside(output, f".{number}-{slug(str(prompt))}{HEATMAP}")
+        for number, prompt in enumerate(prompts, 1)
+    ]
+
+
+def _seen(path: Path) -> dict[str, Any]:
+    """What tells a picture from another: by these, and not by being newer or older, is it known."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # Reading it will say why.
+        return {"path": str(path), "bytes": None, "modified_ns": None}
+    return {"path": str(path), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+
+
+def _seen_in(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What `_seen` said of the picture that JSON is of; nothing where it does not say."""
+    image = facts.get("image")
+    keys = ("path", "bytes", "modified_ns")
+    if not isinstance(image, dict) or not all(key in image for key in keys):
+        return {}
+    return {key: image[key] for key in keys}
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    """The JSON of an earlier run; nothing where there is none, or it is damaged."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _plain(settings: Mapping[str, Any]) -> Any:
+    """The settings as JSON gives them back."""
+    return json.loads(json.dumps(dict(settings)))

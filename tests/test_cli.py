@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import tiny_checkpoint
 from PIL import Image
 
+import localize
 from localize.cli import main
 
 PROMPTS = ["-p", "a cat", "猫 on a mat"]
@@ -42,12 +45,21 @@ def test_a_folder_gives_json_and_an_overlay_for_each_picture(photos, tmp_path, c
     for name in ("a photo.jpg", "b.png", "more/b.png"):
         found = json.loads((output / f"{name}.json").read_text("utf-8"))
         assert found["version"] == 1
-        assert found["image"] == {"file": name.split("/")[-1], "width": 80, "height": 60}
+        status = (photos / name).stat()
+        assert found["image"] == {
+            "file": name.split("/")[-1],
+            "path": str(photos / name),
+            "bytes": status.st_size,
+            "modified_ns": status.st_mtime_ns,
+            "width": 80,
+            "height": 60,
+        }
         assert found["prompts"] == ["a cat", "猫 on a mat"]
         assert len(found["presence"]) == 2
         assert Image.open(output / f"{name}.boxes.png").size[0] >= 80
     said = capsys.readouterr()
     assert "a photo.jpg" in said.out
+    assert said.out.splitlines()[-1] == f"JSON and overlays of 3 images are in {output}."
     assert said.err == ""
 
 
@@ -105,7 +117,50 @@ def test_usage_errors_exit_with_2(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["detect"])
     assert stop.value.code == 2
-    assert "usage" in capsys.readouterr().err
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "--prompt" in said
+    assert "localize detect --help" in said
+
+
+def test_images_may_stand_behind_the_prompts(photos, tmp_path, checkpoint, monkeypatch):
+    monkeypatch.chdir(photos)
+    arguments = ["--model", checkpoint, "-o", tmp_path / "out"]
+    assert detect("-p", "a cat", "a dog", "b.png", "a*.jpg", *arguments) == 0
+    found = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
+    assert sorted(each["image"]["file"] for each in found) == ["a photo.jpg", "b.png"]
+    assert all(each["prompts"] == ["a cat", "a dog"] for each in found)
+
+
+def test_a_command_without_images_says_what_to_type(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert detect("-p", "a cat", "nowhere.jpg") == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert 'localize detect photo.jpg -p "a cat"' in said
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"localize {localize.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["detect", "demo"])
+def test_an_output_folder_named_like_a_picture_is_refused(photos, tmp_path, capsys, command):
+    words = [photos, "-p", "a cat"] if command == "detect" else []
+    assert main([command, *map(str, words), "-o", str(tmp_path / "found.png")]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "--output names a folder" in said
+    assert not (tmp_path / "found.png").exists()
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for target in (tmp_path, tmp_path / "file" / "report.json"):
+        # A million scenes would take days.
+        assert main(["evaluate", "--scenes", "1000000", "--json", str(target)]) == 1
+        (said,) = capsys.readouterr().err.splitlines()
+        assert "cannot write" in said
 
 
 def test_an_output_that_is_a_file_is_refused(photos, tmp_path, checkpoint, capsys):
@@ -180,6 +235,100 @@ def test_a_picture_whose_output_has_too_long_a_name_is_named_and_the_others_are_
     assert len(list(output.rglob("*.json"))) == 3
 
 
+@pytest.fixture
+def finished(photos, tmp_path, checkpoint):
+    """A run over b.png into out, and the command that resumes it; True if it did anything."""
+    arguments = [photos / "b.png", "-p", "a cat", "--model", checkpoint, "-o", tmp_path / "out"]
+    assert detect(*arguments) == 0
+    facts = tmp_path / "out" / "b.png.json"
+
+    def resume(*more):
+        before = facts.stat().st_mtime_ns
+        assert detect(*arguments, "--resume", *more) == 0
+        return facts.stat().st_mtime_ns != before
+
+    return resume
+
+
+def test_resume_with_nothing_to_do_says_so(finished, tmp_path, capsys):
+    capsys.readouterr()
+    assert not finished()
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said == f"Nothing was left to do: the answers for 1 image are in {tmp_path / 'out'}."
+
+
+def test_resume_does_again_a_picture_that_an_older_file_has_replaced(finished, photos):
+    other = photos / "a photo.jpg"
+    os.utime(other, ns=(10**18, 10**18))
+    other.replace(photos / "b.png")
+    assert finished()
+    assert not finished()
+
+
+def test_resume_does_again_what_other_weights_in_the_same_folder_have_answered(
+    photos, tmp_path, capsys
+):
+    model = tiny_checkpoint(tmp_path / "model", "clip")
+    arguments = [photos / "b.png", "-p", "a cat", "--model", model, "-o", tmp_path / "out"]
+    detect(*arguments)
+    torch.manual_seed(5)
+    tiny_checkpoint(tmp_path / "model", "clip")
+    assert detect(*arguments, "--resume") == 0
+    assert "Nothing was left to do" not in capsys.readouterr().out
+    assert detect(*arguments, "--resume") == 0
+    assert "Nothing was left to do" in capsys.readouterr().out
+
+
+def test_another_batch_size_makes_no_picture_anew(finished):
+    assert not finished("--batch-size", "3")
+    assert finished("--stride", "0.5")
+
+
+def test_answers_of_another_picture_of_the_same_name_are_not_written_over(
+    finished, photos, tmp_path, checkpoint, capsys
+):
+    facts = tmp_path / "out" / "b.png.json"
+    before = facts.read_bytes()
+    arguments = ["-p", "a cat", "--model", checkpoint, "-o", tmp_path / "out"]
+    for more in ([], ["--resume"]):
+        capsys.readouterr()
+        assert detect(photos / "more" / "b.png", *arguments, *more) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert f"{facts} has the answers for {photos / 'b.png'}, another picture" in said
+        assert facts.read_bytes() == before
+
+
+def test_a_folder_of_pictures_may_be_moved_and_asked_again(finished, photos, tmp_path, checkpoint):
+    moved = photos.rename(tmp_path / "moved")
+    arguments = ["-p", "a cat", "--model", checkpoint, "-o", tmp_path / "out"]
+    assert detect(moved / "b.png", *arguments) == 0
+    facts = json.loads((tmp_path / "out" / "b.png.json").read_text())
+    assert facts["image"]["path"] == str(moved / "b.png")
+
+
+def test_overlays_of_any_earlier_run_are_left_out_and_that_is_said(
+    photos, tmp_path, checkpoint, capsys
+):
+    arguments = [photos, "-p", "a cat", "--model", checkpoint]
+    detect(*arguments, "-o", photos / "out", "--heatmaps")
+    capsys.readouterr()
+    assert detect(*arguments, "-o", tmp_path / "elsewhere") == 0
+    assert capsys.readouterr().err == "localize: 6 overlays of earlier runs are left out\n"
+    assert len(list((tmp_path / "elsewhere").rglob("*.json"))) == 3
+
+
+def test_heatmaps_of_earlier_prompts_go_when_new_ones_come(photos, tmp_path, checkpoint):
+    mine = tmp_path / "b.png.mine.heatmap.png"
+    mine.touch()
+    arguments = [photos / "b.png", "--model", checkpoint, "-o", tmp_path, "--heatmaps"]
+    detect(*arguments, "-p", "a cat", "a dog")
+    detect(*arguments, "-p", "a dog")
+    assert {path.name for path in tmp_path.glob("*.heatmap.png")} == {
+        "b.png.1-a-dog.heatmap.png",
+        mine.name,
+    }
+
+
 def test_resume_makes_what_an_earlier_run_was_not_asked_for(photos, tmp_path, checkpoint):
     arguments = [photos / "b.png", "-p", "a cat", "--model", checkpoint, "-o", tmp_path]
     detect(*arguments)
@@ -205,7 +354,7 @@ def test_prompts_of_any_characters_are_printed_where_the_terminal_lacks_them(
     arguments = [photos / "b.png", "-p", *odd, "--model", checkpoint, "-o", tmp_path]
     assert detect(*arguments, "--heatmaps") == 0
     printed = stdout.buffer.getvalue().decode("ascii")
-    assert len(printed.splitlines()) == 1 + len(odd)
+    assert len(printed.splitlines()) == 1 + len(odd) + 1
     assert "\x1b" not in printed
     assert json.loads((tmp_path / "b.png.json").read_text("utf-8"))["prompts"] == odd
     assert len(list(tmp_path.glob("*.heatmap.png"))) == len(odd)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -305,3 +306,44 @@ def test_only_pictures_that_were_written_here_are_known_as_such(tmp_path: Path) 
     known = [files.is_written_here(tmp_path / f"{name}.png") for name in ("ours", "theirs", "pipe")]
     assert known == [True, False, False]
     assert not files.is_written_here(tmp_path / "missing.png")
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_files_that_belong_together_are_written_all_or_none(tmp_path: Path, broken: int) -> None:
+    paths = [tmp_path / name for name in ("overlay", "heatmap", "facts")]
+    files.write_together((path, b"old") for path in paths)
+
+    def contents() -> Iterator[tuple[Path, bytes]]:
+        for number, path in enumerate(paths):
+            if number == broken:
+                raise KeyboardInterrupt
+            yield path, b"new"
+
+    with pytest.raises(KeyboardInterrupt):
+        files.write_together(contents())
+    assert {path.read_bytes() for path in paths} == {b"old"}
+    files.write_together([(path, b"new") for path in paths[1:]], instead_of=[paths[0]])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "heatmap": b"new",
+        "facts": b"new",
+    }
+
+
+WRITE_TOGETHER = """
+import sys
+from pathlib import Path
+from localize import files
+for count in range(300):
+    data = f"{sys.argv[2]} {count}".encode()
+    files.write_together((Path(sys.argv[1]) / name, data) for name in ("overlay", "facts"))
+"""
+
+
+def test_two_processes_writing_the_same_files_leave_those_of_one(tmp_path: Path) -> None:
+    for _ in range(3):
+        writers = [
+            subprocess.Popen([sys.executable, "-c", WRITE_TOGETHER, str(tmp_path), name])
+            for name in ("first", "second")
+        ]
+        assert [writer.wait() for writer in writers] == [0, 0]
+        assert (tmp_path / "overlay").read_bytes() == (tmp_path / "facts").read_bytes()

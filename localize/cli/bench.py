@@ -30,6 +30,8 @@ def run(parsed: argparse.Namespace) -> int:
     from localize import files
     from localize.bench import bench, table
 
+    if parsed.json:
+        files.check_target(parsed.json)
     report = bench(
         parsed.model,
         device=parsed.device,

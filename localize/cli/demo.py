@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from localize.cli.shared import DONE, Commands, say, summary
+from localize.cli.shared import DONE, Commands, check_folder, say, summary
 from localize.names import display_name
 from localize.runs import slug
 
@@ -31,6 +31,7 @@ def run(parsed: argparse.Namespace) -> int:
     from localize.evaluation.scenes import demo_scene
     from localize.localizer import Localizer
 
+    check_folder(parsed.output)
     folder = Path(parsed.output)
     image = demo_scene().image
     result = Localizer.from_pretrained("emoji").locate(image, DEMO_PROMPTS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from localize.cli.shared import (
     Commands,
     add_model,
     add_options,
+    check_folder,
     complain,
     make_localizer,
     options_of,
@@ -29,7 +31,7 @@ from localize.names import display_name
 if TYPE_CHECKING:
     from localize.images import ImageSource
     from localize.localizer import Localizer
-    from localize.runs import Run
+    from localize.runs import Run, Task
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Why an output cannot be written that will keep all others from being written too."""
@@ -39,7 +41,7 @@ def add(commands: Commands) -> None:
     detect = commands.add_parser(
         "detect", help="find prompts in images; writes boxes as JSON and overlays"
     )
-    detect.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
+    detect.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or globs")
     detect.add_argument(
         "-p",
         "--prompt",
@@ -66,30 +68,41 @@ def add(commands: Commands) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     options = options_of(parsed)
+    parsed.images, parsed.prompts = _told_apart(parsed.images, parsed.prompts)
+    check_folder(parsed.output)
     from localize import files, images
-    from localize.runs import Run
+    from localize.encoders import checkpoint_identity
+    from localize.runs import Run, without_own
 
     paths, problems = files.find_images(parsed.images, images.SUFFIXES)
     for problem in problems:
         complain(problem)
-    failures = len(problems)
-    settings = {"model": parsed.model, "dtype": parsed.dtype, **asdict(options)}
+    pictures = without_own(paths)
+    if (own := len(paths) - len(pictures)) and not parsed.quiet:
+        complain(f"{own} overlays of earlier runs are left out")
+    settings = {
+        "model": parsed.model,
+        "checkpoint": checkpoint_identity(parsed.model) if pictures else None,
+        "dtype": parsed.dtype,
+        **asdict(options),
+    }
+    del settings["batch_size"]  # Answers do not hang on it.
     job = Run(Path(parsed.output), tuple(parsed.prompts), parsed.heatmaps, settings)
-    outputs = job.outputs(paths)
-    if parsed.resume:
-        outputs = {
-            path: output for path, output in outputs.items() if not job.is_finished(path, output)
-        }
-    if outputs:
+    tasks = job.tasks(pictures)
+    left = [task for task in tasks if not (parsed.resume and job.is_finished(task))]
+    failed = 0
+    if left:
         files.make_folder(parsed.output)
-        for folder in {output.parent for output in outputs.values()}:
+        for folder in {task.output.parent for task in left}:
             files.remove_abandoned(folder)
-        failures += _detect_all(make_localizer(parsed, options), job, outputs, parsed)
-    return SOME_FAILED if failures else DONE
+        failed = _detect_all(make_localizer(parsed, options), job, left, parsed)
+    if not parsed.quiet:
+        say(_ending(len(tasks) - failed, len(tasks) - len(left), parsed.output))
+    return SOME_FAILED if problems or failed else DONE
 
 
 def _detect_all(
-    localizer: Localizer, job: Run, outputs: dict[Path, Path], parsed: argparse.Namespace
+    localizer: Localizer, job: Run, tasks: Sequence[Task], parsed: argparse.Namespace
 ) -> int:
     """Localize every image and write its outputs; returns how many failed."""
     from localize import files
@@ -100,22 +113,61 @@ def _detect_all(
         complain(str(error))
         failed.add(path)
 
-    remaining = iter(outputs.items())
-    results = localizer.locate_many(outputs, parsed.prompts, skip)
-    with progress(None, len(outputs), parsed.quiet) as bar:
+    remaining = iter(tasks)
+    results = localizer.locate_many([task.path for task in tasks], parsed.prompts, skip)
+    with progress(None, len(tasks), parsed.quiet) as bar:
         for result in results:
-            path, output = next(pair for pair in remaining if pair[0] not in failed)
+            task = next(task for task in remaining if task.path not in failed)
             if not parsed.quiet:
                 for note in result.notes:
-                    complain(f"{display_name(path)}: {note}")
+                    complain(f"{display_name(task.path)}: {note}")
             try:
-                job.write(result, output)
+                job.write(task, result)
             except files.OutputError as error:
                 if getattr(error.__cause__, "errno", None) in NO_ROOM:
                     raise
-                skip(path, error)
+                skip(task.path, error)
                 continue
             if not parsed.quiet:
-                say(summary(result, display_name(path)))
+                say(summary(result, display_name(task.path)))
             bar.update()
     return len(failed)
+
+
+def _told_apart(images: list[str], prompts: list[str]) -> tuple[list[str], list[str]]:
+    """Images and prompts where images were typed behind the prompts, as most type it first.
+
+    Where none stands before them, the files, folders and globs at the end of the prompts are meant.
+    Raises ValueError where there are none.
+    """
+    if images:
+        return images, prompts
+    count = len(prompts)
+    while count > 1 and _names_files(prompts[count - 1]):
+        count -= 1
+    if count == len(prompts):
+        raise ValueError(
+            'no image is named; type them before the prompts: localize detect photo.jpg -p "a cat"'
+        )
+    return prompts[count:], prompts[:count]
+
+
+def _names_files(word: str) -> bool:
+    from localize.files import is_found
+
+    return is_found(word)
+
+
+def _ending(finished: int, earlier: int, folder: str) -> str:
+    """The last line of a run. earlier: how many of the finished images earlier runs have done."""
+    where = display_name(folder)
+    if not finished:
+        return "No image could be read."
+    if finished == earlier:
+        return f"Nothing was left to do: the answers for {_images(finished)} are in {where}."
+    note = f", {earlier} of them from earlier runs" if earlier else ""
+    return f"JSON and overlays of {_images(finished)} are in {where}{note}."
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"

@@ -59,6 +59,8 @@ def run(parsed: argparse.Namespace) -> int:
     from localize.evaluation.recipes import RECIPES
     from localize.localizer import Localizer
 
+    if parsed.json:
+        files.check_target(parsed.json)
     if parsed.encoder:
         localizer = Localizer(evaluate.load_object(parsed.encoder), options)
     else:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+from localize import __version__
 from localize.cli import bench, demo, detect, evaluate
 from localize.cli.shared import INTERRUPTED, SOME_FAILED, TERMINATED, USAGE, complain
 
@@ -47,11 +48,20 @@ def main(arguments: list[str] | None = None) -> int:
         return SOME_FAILED
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, and not the whole usage along with it."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message}; see '{self.prog} --help'")
+        raise SystemExit(USAGE)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="localize",
         description="Find things in pictures by words: relevance maps, boxes, and 'not here'.",
     )
+    parser.add_argument("--version", action="version", version=f"localize {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     detect.add(commands)
     demo.add(commands)

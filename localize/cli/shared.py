@@ -7,22 +7,25 @@ for.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from localize.names import printable
+from localize.names import display_name, printable
 from localize.options import Options
 
 if TYPE_CHECKING:
     from localize.localizer import Localizer
     from localize.result import Localization
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 
 DONE, SOME_FAILED, USAGE = 0, 1, 2
 INTERRUPTED, TERMINATED = 130, 143
+
+FILE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".json"}
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +138,16 @@ def summary(result: Localization, name: str) -> str:
         )
         lines.append(f"  {printable(prompt)}: {places or 'not here'} [presence {presence:.2f}]")
     return "\n".join(lines)
+
+
+def check_folder(name: str) -> None:
+    """Raise ValueError where what is to be a folder was most likely meant to be a file."""
+    ending = os.path.splitext(name)[1].lower()
+    if ending in FILE_ENDINGS and not os.path.isdir(name):
+        raise ValueError(
+            f"--output names a folder, in which the files get names of their own, and "
+            f"{display_name(name)} looks like a file; leave out {ending}"
+        )
 
 
 def progress(items: Iterable[Any] | None, total: int | None, quiet: bool) -> Any:

@@ -17,6 +17,7 @@ from localize.encoders.checkpoint import load_checkpoint
 from localize.encoders.checks import check_crop_embeddings, check_prompt_embeddings
 from localize.encoders.device import choose_device
 from localize.encoders.errors import EMBEDDED, CheckpointError
+from localize.encoders.folders import identity
 from localize.encoders.hub import Files, find_files
 from localize.encoders.hugging_face import HuggingFaceEncoder
 from localize.encoders.open_clip_checkpoint import PREFIX, load_open_clip, tagged_repository
@@ -31,6 +32,7 @@ __all__ = [
     "OpenClipEncoder",
     "check_crop_embeddings",
     "check_prompt_embeddings",
+    "checkpoint_identity",
     "load_encoder",
 ]
 
@@ -63,11 +65,7 @@ def load_encoder(
     loaded again there, on the device that "auto" finds.
     """
     chosen = choose_device(device)
-    if isinstance(name, str) and name.startswith(PREFIX):
-        repository = tagged_repository(name)
-        files = replace(find_files(repository, unpickle=unpickle, check=_check_kind), name=name)
-    else:
-        files = find_files(name, unpickle=unpickle, check=_check_kind)
+    files = _find_checkpoint(name, unpickle)
     encoder: TowerEncoder
     if files.layout.library == "open_clip":
         loaded = load_open_clip(files)
@@ -86,6 +84,22 @@ def _from_anywhere(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """A model's name that leads to it from any other folder too."""
     folder = os.path.expanduser(name)
     return os.path.abspath(folder) if name != EMBEDDED and os.path.isdir(folder) else name
+
+
+def checkpoint_identity(name: str | os.PathLike[str], *, unpickle: bool = False) -> str:
+    """A hash that changes with a model's files; of a hub model they are fetched for it.
+
+    Raises CheckpointError where `load_encoder` would not find the files.
+    """
+    return identity(_find_checkpoint(name, unpickle), "")
+
+
+def _find_checkpoint(name: str | os.PathLike[str], unpickle: bool) -> Files:
+    if isinstance(name, str) and name.startswith(PREFIX):
+        repository = tagged_repository(name)
+        files = find_files(repository, unpickle=unpickle, check=_check_kind)
+        return replace(files, name=name)
+    return find_files(name, unpickle=unpickle, check=_check_kind)
 
 
 def _check_kind(files: Files) -> None:
