@@ -77,13 +77,15 @@ def bench(
     device: str = "auto",
     dtype: str = "auto",
     compile: bool = False,
+    unpickle: bool = False,
     photos: str | None = None,
     seconds: float = 30.0,
     quick: bool = False,
 ) -> dict[str, Any]:
     """Measure everything in one run; returns plain data, ready for JSON and for `table`.
 
-    model: a name in SIZES for random weights, or what `load_encoder` takes, as it does `compile`.
+    model: a name in SIZES for random weights, or what `load_encoder` takes, as it does `compile`
+        and `unpickle`.
     photos: a folder of pictures; without one, 100 JPEG files of 640 x 480 are written for the run.
     seconds: rounds go on for at least this long, and never fewer than five.
     quick: one round and few files; figures to look at, not to believe.
@@ -95,13 +97,14 @@ def bench(
     with tempfile.TemporaryDirectory() as folder, _own_cache(Path(folder) / "cache"):
         files = _photos(photos, Path(folder), NUM_FILES_QUICK if quick else NUM_FILES)
         encoder = HuggingFaceEncoder(
-            _checkpoint(model), device=device, dtype=dtype, compile=compile
+            _checkpoint(model, unpickle), device=device, dtype=dtype, compile=compile
         )
         localizer = Localizer(encoder)
         pixels = make_photo(0)
         encoded = localizer.encode(pixels)
         memory = {"encode": _peak_memory(encoder.device)}
-        times = _in_turns(_contestants(model, localizer, pixels, encoded), rounds, seconds)
+        plain = _checkpoint(model, unpickle)  # tutorials run a model as it is loaded, in float32
+        times = _in_turns(_contestants(plain, localizer, pixels, encoded), rounds, seconds)
         prompts = _time_prompts(localizer, pixels, encoded, rounds, seconds)
         lots, crops_of_photo = _time_files(localizer, files)
         memory["run"] = _peak_memory(encoder.device)
@@ -181,7 +184,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _contestants(
-    model: str, localizer: Localizer, pixels: npt.NDArray[np.uint8], encoded: Encoded
+    plain: Checkpoint, localizer: Localizer, pixels: npt.NDArray[np.uint8], encoded: Encoded
 ) -> dict[str, Callable[[], object]]:
     """Name -> one run over the windows of one picture (for the matrix product: one product)."""
     encoder = localizer.encoder
@@ -189,8 +192,6 @@ def _contestants(
     ready = _ready_batches(localizer, pixels, encoded)
     side = _matrix_side(encoder)
     matrix = torch.randn(side, side, device=encoder.device).to(encoder.dtype)
-    # The tutorials run their model as it is loaded, in float32.
-    plain = _checkpoint(model)
     plain.model.to(encoder.device)
     picture = Image.fromarray(pixels)
     windows = _whole_pixels(encoded.boxes)
@@ -502,10 +503,10 @@ def _centre_texts(model: transformers.CLIPModel, tokenizer: Any) -> None:
     model.text_model.final_layer_norm.bias.sub_(shared)
 
 
-def _checkpoint(model: str) -> Checkpoint:
+def _checkpoint(model: str, unpickle: bool) -> Checkpoint:
     if model in SIZES:
         return random_checkpoint(model)
-    files = find_files(model)
+    files = find_files(model, unpickle=unpickle)
     if files.layout.library != "transformers":
         raise CheckpointError(
             f"{model} is a model of open_clip; it can be used, but what is measured here beside it "

@@ -12,14 +12,18 @@ import huggingface_hub.constants
 import pytest
 import torch
 import transformers
-from checkpoints import tiny_checkpoint
+from checkpoints import FAMILIES, tiny_checkpoint
 from hub_server import Hub, Repository, files_of, serve
+from PIL import Image
 from safetensors.torch import load_file, save
 from test_checkpoints import Payload, refusal
 
+from localize.cli import main
 from localize.encoders import Encoder, load_encoder
 from localize.encoders.hub import CONVERTER, PINNED, find_files
+from localize.encoders.inspection import inspect_model
 
+B16 = "openai/clip-vit-base-patch16"
 B32 = "openai/clip-vit-base-patch32"
 CLIP = "somebody/clip"
 
@@ -381,3 +385,157 @@ def test_shards_are_fetched_with_their_index(hub: Hub, good: Path, tmp_path: Pat
     hub.repositories[CLIP].commit(files_of(folder))
     assert same(load(CLIP), load(str(good)))
     assert "model.safetensors.index.json" in hub.fetched()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (80, 60), "red").save(path)
+    return path
+
+
+def detect(picture: Path, *more: str) -> int:
+    output = str(picture.parent / "out")
+    return main(["detect", str(picture), "-p", "a cat", "-o", output, *more])
+
+
+def test_detect_works_with_openais_b32_as_it_lies_on_the_hub(
+    hub: Hub, old: Path, good: Path, picture: Path
+) -> None:
+    old_repository(hub, old).request(converted(good), CONVERTER)
+    assert detect(picture, "--model", B32) == 0
+    hub.down = True
+    assert detect(picture, "--model", B32) == 0
+
+
+def test_detect_asks_for_the_users_word_where_there_is_no_conversion(
+    hub: Hub, old: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old_repository(hub, old)
+    assert detect(picture, "--model", B32) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "--unpickle" in said
+    assert detect(picture, "--model", B32, "--unpickle") == 0
+
+
+def test_detect_takes_openais_b16_where_no_model_is_named(
+    hub: Hub, old: Path, good: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = load_file(good / "model.safetensors") | {"unused": torch.zeros(500_000)}
+    repository = old_repository(hub, old, B16)
+    weights = {"model.safetensors": save(large, {"format": "pt"})}
+    repository.request(weights, CONVERTER, name=PINNED[B16])
+    assert detect(picture) == 0
+    said = capsys.readouterr().err
+    assert f"localize: fetching {B16} (2 MB) from the Hugging Face hub, once, into" in said
+    found = json.loads((picture.parent / "out/photo.png.json").read_text())
+    assert found["model"] == B16
+    hub.down = True
+    assert detect(picture) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_but_errors_is_said_to_a_quiet_user(
+    hub: Hub, old: Path, good: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = load_file(good / "model.safetensors") | {"unused": torch.zeros(500_000)}
+    weights = {"model.safetensors": save(large, {"format": "pt"})}
+    old_repository(hub, old, B16).request(weights, CONVERTER, name=PINNED[B16])
+    assert detect(picture, "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_detect_without_a_hub_says_what_works_without_one(
+    hub: Hub, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.down = True
+    assert detect(picture) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "the Hugging Face hub cannot be reached" in said
+    assert "--model FOLDER" in said
+    assert "localize demo" in said
+
+
+def test_a_check_fetches_nothing_large(
+    hub: Hub, old: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old_repository(hub, old).request(converted(good), CONVERTER)
+    assert main(["models", "--check", B32]) == 0
+    said = capsys.readouterr().out
+    assert f"{B32} would load, with transformers" in said
+    assert "0.2 MB, converted by the hub (commit" in said
+    assert "model.safetensors" in said
+    assert "32 x 32 pixels" in said
+    assert "tokens   yes" in said
+    assert hub.fetched().isdisjoint({"model.safetensors", "pytorch_model.bin"})
+    load(B32)
+    hub.down = True
+    assert main(["models", "--check", B32]) == 0
+    assert "on this machine already" in capsys.readouterr().out
+
+
+def test_a_check_says_why_a_model_would_not_load(
+    hub: Hub, old: Path, repository: Repository, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old_repository(hub, old)
+    assert main(["models", "--check", B32]) == 2
+    assert "only pickled weights (pytorch_model.bin)" in capsys.readouterr().err
+    assert main(["models", "--check", B32, "--unpickle"]) == 0
+    assert "opened by torch's weights-only unpickler" in capsys.readouterr().out
+    files = files_of(good)
+    files.pop("preprocessor_config.json")
+    repository.commit(files)
+    assert main(["models", "--check", CLIP]) == 2
+    assert "does not say how images are prepared" in capsys.readouterr().err
+    assert main(["models", "--check", "nobody/nothing"]) == 2
+    assert "no public hub model" in capsys.readouterr().err
+    assert hub.fetched().isdisjoint({"model.safetensors", "pytorch_model.bin"})
+
+
+def test_a_check_tells_tokens_and_input_of_a_folder_as_loading_does(
+    good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = load(str(good))
+    assert main(["models", "--check", str(good)]) == 0
+    side = f"{encoder.image_size} x {encoder.image_size} pixels"
+    assert side in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("family", ["vit", "timm_map", "timm_convolutional", "perception", "coca"])
+def test_a_check_of_an_open_clip_model_tells_what_loading_finds(
+    hub: Hub, tmp_path: Path, family: str
+) -> None:
+    pytest.importorskip("open_clip", reason="needs the extra open-clip")
+    from open_clip_checkpoints import tiny_open_clip
+
+    hub.repositories["timm/clip"] = Repository()
+    hub.repositories["timm/clip"].commit(files_of(tiny_open_clip(tmp_path / "tiny", family)))
+    found = inspect_model("timm/clip")
+    assert "open_clip_model.safetensors" not in hub.fetched()
+    encoder = load("timm/clip")
+    assert found.image_size == encoder.image_size
+    tokens = encoder.encode_crops(torch.zeros(1, 3, encoder.image_size, encoder.image_size))[1]
+    assert found.tokens == (tokens is not None)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_check_of_a_transformers_model_tells_what_loading_finds(
+    tmp_path: Path, family: str
+) -> None:
+    folder = str(tiny_checkpoint(tmp_path, family))
+    found, encoder = inspect_model(folder), load(folder)
+    assert found.image_size == encoder.image_size
+    tokens = encoder.encode_crops(torch.zeros(1, 3, encoder.image_size, encoder.image_size))[1]
+    assert found.tokens == (tokens is not None)
+
+
+def test_the_list_of_models_names_the_default_and_each_purpose(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["models"]) == 0
+    said = capsys.readouterr().out
+    for text in (B16, "many languages", "fast", "satellite", "medicine", "biology", "fashion"):
+        assert text in said
+    assert max(map(len, said.splitlines())) <= 140

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from localize.cli.shared import DONE, Commands, add_model, say
+from localize.cli.shared import DONE, Commands, add_model, hide_downloads, say
 
 
 def add(commands: Commands) -> None:
@@ -22,8 +22,8 @@ def add(commands: Commands) -> None:
     )
     bench.add_argument("--json", metavar="FILE", help="write the figures to this file")
     bench.add_argument("--quick", action="store_true", help="one rough round over few files")
-    add_model(bench)
-    bench.set_defaults(run=run, model="vit-b-32")
+    add_model(bench, "vit-b-32")
+    bench.set_defaults(run=run)
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -32,11 +32,13 @@ def run(parsed: argparse.Namespace) -> int:
 
     if parsed.json:
         files.check_target(parsed.json)
+    hide_downloads(parsed.quiet)
     report = bench(
         parsed.model,
         device=parsed.device,
         dtype=parsed.dtype,
         compile=parsed.compile,
+        unpickle=parsed.unpickle,
         photos=parsed.photos,
         seconds=parsed.seconds,
         quick=parsed.quick,

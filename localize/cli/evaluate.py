@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from localize.cli.shared import (
     DONE,
+    EMOJI_MODEL,
+    PHOTO_MODEL,
     Commands,
     add_model,
     add_options,
@@ -45,9 +47,9 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--recipes", action="store_true", help="run the published recipes on the same images too"
     )
-    add_model(evaluate)
+    add_model(evaluate, f"{EMOJI_MODEL} for scenes, {PHOTO_MODEL} for a folder")
     add_options(evaluate)
-    evaluate.set_defaults(run=run)
+    evaluate.set_defaults(run=run, model=None)
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -64,6 +66,7 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.encoder:
         localizer = Localizer(evaluate.load_object(parsed.encoder), options)
     else:
+        parsed.model = parsed.model or (PHOTO_MODEL if parsed.data else EMOJI_MODEL)
         localizer = make_localizer(parsed, options)
     if parsed.data:
         samples: Iterable[Sample] = coco.read_coco(parsed.data)

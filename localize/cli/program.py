@@ -6,6 +6,7 @@ Knows exit codes, signals and warnings; must not know what the commands do.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from localize import __version__
-from localize.cli import bench, demo, detect, evaluate
+from localize.cli import bench, demo, detect, evaluate, models
 from localize.cli.shared import INTERRUPTED, SOME_FAILED, TERMINATED, USAGE, complain
 
 
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 1 some inputs failed, 2 usage."""
     parsed = _parser().parse_args(arguments)
     try:
-        with _terminable(), _plain_warnings(parsed):
+        with _terminable(), _plain_warnings(parsed), _plain_log(parsed):
             run: Callable[[argparse.Namespace], int] = parsed.run
             return run(parsed)
     except BrokenPipeError:
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add(commands)
     evaluate.add(commands)
     bench.add(commands)
+    models.add(commands)
     return parser
 
 
@@ -99,3 +101,24 @@ def _plain_warnings(parsed: argparse.Namespace) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
+
+
+@contextmanager
+def _plain_log(parsed: argparse.Namespace) -> Iterator[None]:
+    """Show what the package logs, such as that a model is being fetched, as sentences."""
+    handler = _Complainer(logging.INFO)
+    logger = logging.getLogger("localize")
+    before = logger.level
+    if not parsed.quiet:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+class _Complainer(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.getMessage())

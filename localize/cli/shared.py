@@ -22,19 +22,28 @@ if TYPE_CHECKING:
 
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 
+EMOJI_MODEL = "emoji"  # shipped, for scenes and for trying things out
+PHOTO_MODEL = "openai/clip-vit-base-patch16"  # for photos
+
 DONE, SOME_FAILED, USAGE = 0, 1, 2
 INTERRUPTED, TERMINATED = 130, 143
 
 FILE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".json"}
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, default: str = PHOTO_MODEL) -> None:
+    """The options that say which model, where and how.
+
+    default: of --model, as its help tells it; a command that chooses by itself sets None instead.
+    """
     parser.add_argument(
         "--model",
-        default="emoji",
-        help="hub id or local folder of a CLIP-like checkpoint, or open_clip:ARCHITECTURE/TAG; "
-        "default: %(default)s",
+        default=default,
+        metavar="NAME",
+        help="hub id, with @revision if need be, or local folder of a CLIP-like checkpoint, or "
+        f"open_clip:ARCHITECTURE/TAG ('localize models' lists some); default: {default}",
     )
+    add_unpickle(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; default: auto")
     parser.add_argument(
         "--dtype", default="auto", help="auto, float32, bfloat16, float16; default: auto"
@@ -45,6 +54,15 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="compile the image encoder first, which pays from about a hundred photos on",
     )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
+
+
+def add_unpickle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--unpickle",
+        action="store_true",
+        help="open a model's weights even where they exist only as a pickle, which is safe only "
+        "as far as torch's weights-only unpickler is",
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -120,13 +138,23 @@ def options_of(parsed: argparse.Namespace) -> Options:
 def make_localizer(parsed: argparse.Namespace, options: Options) -> Localizer:
     from localize.localizer import Localizer
 
+    hide_downloads(parsed.quiet)
     return Localizer.from_pretrained(
         parsed.model,
         device=parsed.device,
         dtype=parsed.dtype,
         compile=parsed.compile,
+        unpickle=parsed.unpickle,
         options=options,
     )
+
+
+def hide_downloads(quiet: bool) -> None:
+    """Keep the hub's progress bars off the terminal of a user who wants errors only."""
+    if quiet:
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        disable_progress_bars()
 
 
 def summary(result: Localization, name: str) -> str:

@@ -55,9 +55,11 @@ class Checkpoint:
     identity: str  # changes with the files' contents
 
 
-def load_checkpoint(files: Files) -> Checkpoint:
+def load_checkpoint(files: Files, *, weights: bool = True) -> Checkpoint:
     """Load a dual encoder of transformers from the files that `hub.find_files` gives.
 
+    weights: False to do without the files of weights: the model is on the device "meta", good for
+        looking at only, and `identity` is empty.
     Raises CheckpointError.
     """
     folder = files.folder
@@ -69,15 +71,20 @@ def load_checkpoint(files: Files) -> Checkpoint:
         if files.layout.pickled:
             warnings.simplefilter("ignore")  # torch's own on old or odd pickles
         settings, model_class = _model_class(files)
-        check_weights(files)
+        if weights:
+            check_weights(files)
         try:
             return Checkpoint(
                 name=files.name,
-                model=_load_model(files, settings, model_class),
+                model=_load_model(files, settings, model_class)
+                if weights
+                else _outline(model_class, settings),
                 tokenizer=_load_tokenizer(folder),
                 image_processor=_load_image_processor(folder, settings),
                 negatives=read_negatives(folder / "negatives.json"),
-                identity=identity(files, f"transformers {transformers.__version__}"),
+                identity=identity(files, f"transformers {transformers.__version__}")
+                if weights
+                else "",
             )
         except CheckpointError:
             raise
@@ -169,6 +176,12 @@ def _load_model(files: Files, settings: Any, model_class: Any) -> Any:
     )
     check_loaded(files, mismatched=report["mismatched_keys"], missing=report["missing_keys"])
     return model.eval().requires_grad_(False)
+
+
+def _outline(model_class: Any, settings: Any) -> Any:
+    """The model's modules without any numbers in them."""
+    with torch.device("meta"):
+        return model_class(settings).eval().requires_grad_(False)
 
 
 def _load_tokenizer(folder: Path) -> Any:

@@ -94,8 +94,7 @@ def find_files(
     if folder is not None:
         return Files(str(name), folder, _choose_local(folder, _names(folder), unpickle))
     repository, revision = split_name(str(name))
-    with _explained(str(name)):
-        found = _cached(repository, revision, unpickle, whole=True)
+    found = find_cached(str(name), unpickle=unpickle)
     if found is None:
         try:
             remote = look_up(str(name), unpickle=unpickle)
@@ -109,6 +108,12 @@ def find_files(
             if found is None:
                 raise
     return Files(str(name), *found)
+
+
+def find_cached(name: str, *, unpickle: bool = False) -> tuple[Path, Layout] | None:
+    """The folder and files of a hub model that is whole in the hub's cache; asks nobody."""
+    with _explained(name):
+        return _cached(*split_name(name), unpickle, whole=True)
 
 
 def find_folder(name: str | os.PathLike[str]) -> Path | None:

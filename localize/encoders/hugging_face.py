@@ -19,6 +19,7 @@ from localize.encoders.towers import TowerEncoder, Towers
 
 # SigLIP and SigLIP 2 were trained on lower-case texts padded to the full length, padding attended.
 SIGLIP = ("siglip", "siglip2")
+NO_SCALE = "this model has no logit scale or temperature, so it is no CLIP-like model"
 
 
 class HuggingFaceEncoder(TowerEncoder):
@@ -38,6 +39,18 @@ class HuggingFaceEncoder(TowerEncoder):
     ) -> None:
         """Put a checkpoint on a device; see `TowerEncoder`."""
         super().__init__(_towers(checkpoint), device=device, dtype=dtype, compile=compile)
+
+
+def describe(checkpoint: Checkpoint) -> tuple[int, bool]:
+    """The side in pixels of the crops that a model takes, and whether its tokens are known.
+
+    The model may be on the device "meta". Raises CheckpointError for one of no use here.
+    """
+    model = checkpoint.model
+    if not (hasattr(model, "logit_scale") or hasattr(model, "temperature")):
+        raise CheckpointError(NO_SCALE)
+    image_size, _, _ = _measure(checkpoint.image_processor, model)
+    return image_size, token_reader(model) is not None
 
 
 def _towers(checkpoint: Checkpoint) -> Towers:
@@ -157,9 +170,7 @@ def _logit_scale(model: Any) -> float:
         return min(scale, getattr(model.config, "max_logit_scale", scale))  # AIMv2 has a limit
     if hasattr(model, "temperature"):  # ALIGN divides by it
         return float(1 / model.temperature.detach().float())
-    raise CheckpointError(
-        "this model has no logit scale or temperature, so it is no CLIP-like model"
-    )
+    raise CheckpointError(NO_SCALE)
 
 
 def _max_length(model: Any, tokenizer: Any) -> int:

@@ -90,9 +90,11 @@ class OpenClipCheckpoint:
     identity: str  # changes with the files' contents
 
 
-def load_open_clip(files: Files) -> OpenClipCheckpoint:
+def load_open_clip(files: Files, *, weights: bool = True) -> OpenClipCheckpoint:
     """Load a dual encoder in open_clip's layout from the files that `hub.find_files` gives.
 
+    weights: False to do without the files of weights: the model is on the device "meta", good for
+        looking at only, and `identity` is empty.
     Raises CheckpointError.
     """
     folder = files.folder
@@ -100,12 +102,15 @@ def load_open_clip(files: Files) -> OpenClipCheckpoint:
     path = folder / CONFIGS["open_clip"]
     content = read_object(path)
     config = _safe_config(content, path)
-    check_weights(files)
+    if weights:
+        check_weights(files)
     open_clip = import_open_clip(str(folder))
     with _quiet():
         try:
-            model = _build(open_clip, config, folder)
-            _fill(model, files)
+            with torch.device("cpu" if weights else "meta"):
+                model = _build(open_clip, config, folder)
+            if weights:
+                _fill(model, files)
             return OpenClipCheckpoint(
                 name=files.name,
                 model=model.eval().requires_grad_(False),
@@ -114,7 +119,7 @@ def load_open_clip(files: Files) -> OpenClipCheckpoint:
                 vocabulary=getattr(model, "vocab_size", 0) or model.text.vocab_size,
                 preprocessing=_preprocessing(content.get("preprocess_cfg")),
                 negatives=read_negatives(folder / "negatives.json"),
-                identity=identity(files, f"open_clip {open_clip.__version__}"),
+                identity=identity(files, f"open_clip {open_clip.__version__}") if weights else "",
             )
         except CheckpointError:
             raise

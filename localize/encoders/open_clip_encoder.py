@@ -30,6 +30,15 @@ class OpenClipEncoder(TowerEncoder):
         super().__init__(_towers(checkpoint), device=device, dtype=dtype, compile=compile)
 
 
+def describe(checkpoint: OpenClipCheckpoint) -> tuple[int, bool]:
+    """The side in pixels of the crops that a model takes, and whether its tokens are known.
+
+    The model may be on the device "meta". Raises CheckpointError for one of no use here.
+    """
+    model = checkpoint.model
+    return _image_size(model, checkpoint.name), token_reader(model) is not None
+
+
 def _towers(checkpoint: OpenClipCheckpoint) -> Towers:
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     image_size = _image_size(model, checkpoint.name)
