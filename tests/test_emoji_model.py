@@ -13,10 +13,13 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 import localize
+from localize import Localizer
 from localize.encoders import Encoder, load_encoder
 from localize.evaluation import scenes
+from localize.evaluation.unknown import some_unknown, unknown_words
 
 FOLDER = Path(localize.__file__).parent / "encoders" / "emoji"
+PHOTOS = Path(__file__).parents[2] / "shared" / "photos" / "images"
 NAMES = [concept.name for concept in scenes.concepts()]
 
 
@@ -119,12 +122,66 @@ def test_everyday_phrases_mean_the_name(
     assert cosines.max() > 0.8
 
 
-def test_words_it_does_not_know_are_far_from_every_name(
+UNKNOWN = (
+    *("forklift", "dishwasher", "escalator", "happiness", "person", "sky", "road", "grass"),
+    *("zxqvy", "Katze", "хлеб", "猫", "a cat flap", "a dog groomer", "the quiet ombudsman"),
+    *("where is my dishwasher?", "!?", "small and very red"),
+)
+
+
+def test_words_it_does_not_know_are_not_here_in_any_scene() -> None:
+    localizer = Localizer.from_pretrained("emoji", dtype="float32")
+    words = (*UNKNOWN, *some_unknown(60, seed=1))
+    results = [localizer.locate(scenes.make_scene(80_000 + i).image, words) for i in range(6)]
+    presence = np.stack([result.presence for result in results])
+    assert np.median(presence) <= 0.001
+    assert (presence <= 0.02).mean() >= 0.99
+    assert sum(len(result.boxes) for result in results) / presence.size <= 0.002
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs photos beside the project")
+def test_words_it_does_not_know_are_not_here_in_photos_of_which_it_knows_nothing() -> None:
+    localizer = Localizer.from_pretrained("emoji", dtype="float32")
+    photos = sorted(PHOTOS.iterdir())[::8]
+    presence = np.stack([localizer.locate(photo, UNKNOWN).presence for photo in photos])
+    assert np.median(presence) <= 0.001
+    assert (presence <= 0.02).mean() >= 0.98
+
+
+def test_no_picture_is_like_an_unknown_word_as_much_as_like_the_names(
     encoder: Encoder, names: torch.Tensor
 ) -> None:
-    unknown = ["a forklift", "a dishwasher", "zxqvy", "an escalator", "happiness"]
-    cosines = encoder.encode_prompts(unknown) @ names[:-1].T
-    assert cosines.max() < 0.5
+    """Noise, stripes, flat colours and scraps of things: whatever a window may hold."""
+    rng = np.random.default_rng(3)
+    pictures = [scenes.make_background(rng, 96, 96) for _ in range(40)]
+    pictures += [Image.fromarray(rng.integers(0, 256, (96, 96, 3), np.uint8)) for _ in range(10)]
+    pictures += [picture(seed, side)[1] for seed, side in enumerate((12, 24, 48, 96, 150) * 8)]
+    unknown = encoder.encode_prompts(["a zxqvy"])[0]
+    for embeddings in encoder.encode_crops(as_crops(encoder, pictures)):
+        assert embeddings is not None
+        against = torch.logsumexp(encoder.logit_scale * embeddings @ names.T, -1)
+        chance = torch.sigmoid(encoder.logit_scale * embeddings @ unknown - against)
+        assert chance.max() < 0.01
+
+
+def test_all_words_outside_its_vocabulary_are_one_word_to_it(encoder: Encoder) -> None:
+    one, *others = encoder.encode_prompts(["a zxqvy", "a Schornstein", "A грач!", "a 猫", "a 🐱"])
+    for other in others:
+        torch.testing.assert_close(one, other)
+
+
+def test_an_unheard_word_before_a_name_does_not_hide_it(
+    encoder: Encoder, names: torch.Tensor
+) -> None:
+    phrases = ["a zxqvy cat", "a photo of a glorptastic dog", "the grumbly old red apple"]
+    cosines = encoder.encode_prompts(phrases) @ names.T
+    assert [NAMES[int(row.argmax())] for row in cosines] == ["cat", "dog", "red apple"]
+
+
+def test_unknown_words_are_in_no_phrase_of_its_training() -> None:
+    vocabulary = set(AutoTokenizer.from_pretrained(FOLDER).get_vocab())
+    words = [word.lower() for word in unknown_words() if " " not in word]
+    assert not vocabulary.intersection(words)
 
 
 def test_an_empty_background_is_no_thing(encoder: Encoder, names: torch.Tensor) -> None:

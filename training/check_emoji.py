@@ -3,7 +3,7 @@
     python training/check_emoji.py --json training/records/emoji-check.json
 
 Prints and writes: top-1 of whole crops by name and by held-out phrasings, accuracy of tokens, and
-how far words that the model does not know stay from every name.
+how far words that the model does not know stay from every name, and from every picture.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 import phrases
 import torch
+import torch.nn.functional as F
 from crops import Batch, Painter, stack
 from tower import to_pixels
 
 from localize.encoders import Encoder, load_encoder
+from localize.evaluation.unknown import unknown_words
 
 SEED = 77_000_001  # far from the seed of training
+UNKNOWN_BATCHES = 10  # of 50 crops, that are asked for unknown words
 
 
 def crop_figures(
@@ -75,13 +78,35 @@ def text_figures(model: Encoder, names: torch.Tensor) -> dict[str, float]:
     right = similar.argmax(1) == torch.tensor(labels)
     figures = {"held_out_phrases_top1": right.float().mean().item()}
     seen, unseen = phrases.others()
-    words = sorted({word for words in phrases.names() for word in words})
-    known = set(words) | set(map(phrases.plural, words))
-    made_up = [phrases.nonsense(rng, words) for _ in range(500)]
-    made_up = [word for word in made_up if word and word not in known]
-    for key, others in (("other_words", seen), ("unseen_words", unseen), ("nonsense", made_up)):
+    kinds = {"other_words": seen, "unseen_words": unseen, "unknown_words": unknown_words()}
+    for key, others in kinds.items():
         near = (model.encode_prompts([f"a {word}" for word in others]) @ names.T).amax(1)
         figures[f"{key}_mistaken"] = (near > 0.5).float().mean().item()
+    return figures
+
+
+def unknown_figures(
+    model: Encoder, names: torch.Tensor, pictures: list[list[torch.Tensor]]
+) -> dict[str, float]:
+    """Where unknown words lie beside pictures (each (B, ..., D)) and the bank (N + 1, D)."""
+    unknown = model.encode_prompts([f"a {word}" for word in unknown_words()])
+    typical = model.encode_prompts(["zxqvy"])[0]
+    figures: dict[str, float] = {}
+    for kind, embeddings in zip(("crops", "tokens"), map(torch.cat, pictures), strict=True):
+        each = embeddings.flatten(0, -2)
+        bank = (model.logit_scale * each @ names.T).logsumexp(-1) / model.logit_scale
+        cosines = each @ unknown.T
+        chance = torch.sigmoid(model.logit_scale * (cosines - bank[:, None]))
+        figures |= {
+            f"unknown_words_above_.1_in_{kind}": (chance >= 0.1).float().mean().item(),
+            f"highest_cosine_of_zxqvy_in_{kind}": (each @ typical).max().item(),
+            f"lowest_logsumexp_of_the_bank_in_{kind}": bank.min().item(),
+            f"cosine_with_the_mean_of_names_in_{kind}": F.cosine_similarity(
+                each, names[:-1].mean(0), dim=-1
+            )
+            .mean()
+            .item(),
+        }
     return figures
 
 
@@ -94,7 +119,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model = load_encoder(arguments.model, dtype="float32")
     names = [words[0] for words in phrases.names()]
-    vectors = model.encode_prompts([*names, "background"])
+    vectors = model.encode_prompts([*names, *phrases.NEGATIVE_BACKGROUNDS])
     rng = np.random.default_rng(SEED)
     held_out = [
         phrases.fill(str(rng.choice(phrases.HELD_OUT)), str(rng.choice(words)), rng, invent=False)
@@ -103,9 +128,16 @@ def main() -> None:
     asked = model.encode_prompts(held_out)
     painter = Painter(SEED)
     hits = np.zeros((7, 2))
-    for _ in range(arguments.crops // 50):
+    crops: list[torch.Tensor] = []
+    cells: list[torch.Tensor] = []
+    for number in range(arguments.crops // 50):
         batch = stack([painter.crop(rng, model.image_size) for _ in range(50)])
         hits += crop_figures(model, vectors, asked, batch)
+        if number < UNKNOWN_BATCHES:
+            pooled, tokens = model.encode_crops(to_pixels(batch.images))
+            assert tokens is not None
+            crops.append(pooled)
+            cells.append(tokens)
     keys = (
         "top1_is_in_the_crop",
         "top1_of_crops_with_a_main_object",
@@ -117,6 +149,7 @@ def main() -> None:
     )
     figures = {key: float(hit / max(of, 1)) for key, (hit, of) in zip(keys, hits, strict=True)}
     figures |= text_figures(model, vectors[:-1])
+    figures |= unknown_figures(model, vectors, [crops, cells])
     figures["crops"] = arguments.crops
     figures["crops_with_a_main_object"] = hits[1, 1]
     for key, value in figures.items():

@@ -112,11 +112,17 @@ def main() -> None:
     parser.add_argument("--teacher", default="localize/encoders/emoji")
     parser.add_argument("--out", type=Path, default=Path("training/vit"))
     parser.add_argument("--steps", type=int, default=1500, help="steps of 128 crops")
+    parser.add_argument("--text-only", action="store_true", help="keep the image side of --out")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     teacher = AutoModel.from_pretrained(arguments.teacher).eval().requires_grad_(False)
     quicken(teacher)
     student = make_student(teacher)
+    if arguments.text_only:
+        finished = AutoModel.from_pretrained(arguments.out).state_dict()
+        image_side = {k: v for k, v in finished.items() if k.startswith("vis")}
+        student.load_state_dict(image_side, strict=False)
+        return save(student.eval(), arguments.out, SIDE)
     record = train(teacher, student, arguments.steps)
     save(student.eval(), arguments.out, SIDE)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"

@@ -64,7 +64,8 @@ BACKGROUND = (
 NEGATIVE_BACKGROUNDS = ("the background",)
 """The phrases of the background that the model's bank of negatives names."""
 
-SPARE = "glow grind flip spoke trunk blip crane grove pond tray clip knob lid stand shop".split()
+UNHEARD = "zxqvy"
+"""Stands for all words that are not in the vocabulary: the tokenizer takes them for one another."""
 
 
 def others() -> tuple[list[str], list[str]]:
@@ -99,8 +100,13 @@ def pick(rng: np.random.Generator, items: Sequence[str]) -> str:
 
 
 def frame(rng: np.random.Generator) -> str:
-    """A template of random small words around the noun: nobody can foresee all phrasings."""
-    before = [pick(rng, FILLERS) for _ in range(rng.integers(0, 5))]
+    """A template of random small words around the noun: nobody can foresee all phrasings.
+
+    Before it they may be unheard of; after it an unheard word would be what the thing is.
+    """
+    before = [
+        UNHEARD if rng.random() < 0.15 else pick(rng, FILLERS) for _ in range(rng.integers(0, 5))
+    ]
     after = [pick(rng, (*FILLERS, "{j}")) for _ in range(rng.integers(0, 4))]
     return " ".join([*before, pick(rng, ("{}", "{a}", "the {}", "{s}", "the {j} {}")), *after])
 
@@ -108,7 +114,7 @@ def frame(rng: np.random.Generator) -> str:
 def fill(template: str, noun: str, rng: np.random.Generator, invent: bool = True) -> str:
     """Fill ``{}``, ``{a}`` (with an article), ``{s}`` (plural) and ``{j}`` (adjectives).
 
-    With ``invent`` some adjectives are made up: any word may describe a thing.
+    With ``invent`` some adjectives are words never heard of: any word may describe a thing.
     """
     article = "an" if noun[0] in "aeiou" else "a"
     many = noun.endswith("s") and not noun.endswith(("ss", "us"))
@@ -116,24 +122,6 @@ def fill(template: str, noun: str, rng: np.random.Generator, invent: bool = True
     text = template.replace("{}", noun).replace("{a}", with_article).replace("{s}", plural(noun))
     while "{j}" in text:
         made_up = invent and rng.random() < 0.2 and "{j} " in text
-        word = nonsense(rng, ADJECTIVES) if made_up else pick(rng, ADJECTIVES)
+        word = UNHEARD if made_up else pick(rng, ADJECTIVES)
         text = text.replace("{j}", word, 1)
     return text
-
-
-def nonsense(rng: np.random.Generator, words: Sequence[str]) -> str:
-    """A word that nobody knows: letters, a known word and an ending, or a word with a slip."""
-    kind = int(rng.integers(3))
-    letters = "etaoinshrdlucmfwypvbgkjqxz"
-    if kind == 0:
-        return "".join(
-            letters[min(int(rng.exponential(6)), 25)] for _ in range(rng.integers(3, 11))
-        )
-    word = pick(rng, words)
-    if kind == 1:
-        tail = pick(rng, words) if rng.random() < 0.5 else pick(rng, SPARE)
-        return word.replace(" ", "") + tail[: int(rng.integers(2, 7))].strip()
-    place = int(rng.integers(len(word)))
-    return (
-        word[:place] + letters[int(rng.integers(26))] * int(rng.integers(1, 3)) + word[place + 1 :]
-    )

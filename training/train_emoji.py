@@ -1,6 +1,7 @@
 """Train the embedded model: image tower first, then the text tower onto its prototypes.
 
     python training/train_emoji.py --out localize/encoders/emoji
+    python training/train_emoji.py --images localize/encoders/emoji   # the text side alone, anew
 
 Stops and resumes at any time (the state lies in ``--state``); ends with the model in ``--out`` and
 a record of the run in ``training/records/``.
@@ -24,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from crops import Batch, Crops
 from phrases import NEGATIVE_BACKGROUNDS
-from text import make_tokenizer, train_text
+from text import make_tokenizer, prototypes_of, train_text
 from torch.utils.data import DataLoader
 from tower import MEAN, STD, WIDTH, losses, make_model, quicken
+from transformers import AutoModel, AutoTokenizer
 
 from localize.evaluation import scenes
 
@@ -150,6 +152,17 @@ def enumerate_batches(first: int, arguments: argparse.Namespace) -> Any:
                 yield step, batch
 
 
+def finished_images(folder: str) -> Run:
+    """Stage 1 of a finished model, as far as it can be had: its image side and its prototypes."""
+    model = AutoModel.from_pretrained(folder).eval()
+    run = Run()
+    image_side = {k: v for k, v in model.state_dict().items() if not k.startswith("text_")}
+    run.model.load_state_dict(image_side, strict=False)
+    with torch.no_grad():
+        run.prototypes.copy_(prototypes_of(model, AutoTokenizer.from_pretrained(folder)))
+    return run
+
+
 def finish(images: Run, steps: int) -> tuple[Any, dict[str, Any]]:
     """Stage 2: the whole model, its text side trained onto the prototypes, and the record."""
     model = make_model(vocabulary=len(make_tokenizer()))
@@ -192,18 +205,22 @@ def save(model: Any, folder: Path, side: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="localize/encoders/emoji", help="folder of the model")
+    parser.add_argument("--images", metavar="FOLDER", help="a model whose image side is kept")
     parser.add_argument("--state", default="training/emoji.state", help="where to resume from")
     parser.add_argument("--steps", type=int, default=14600, help="steps of 128 crops")
     parser.add_argument("--cooldown", type=int, default=1300, help="how many of them cool down")
     parser.add_argument("--text-steps", type=int, default=1200, help="steps of 256 phrases")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    images, record = train_images(arguments)
+    path = Path(__file__).parent / "records" / "emoji.json"
+    if arguments.images:
+        images, record = finished_images(arguments.images), json.loads(path.read_text())["images"]
+    else:
+        images, record = train_images(arguments)
     model, text_record = finish(images, arguments.text_steps)
     save(model, Path(arguments.out), SIDE)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     whole = {"seed": SEED, "machine": machine, "images": record, "text": text_record}
-    path = Path(__file__).parent / "records" / "emoji.json"
     path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
 
 
