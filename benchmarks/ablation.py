@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import torch
 from material import add_material, material
 
 from localize import Localizer, Options, boxes, edges, localizer, relevance
+from localize.encoders import tokens
 from localize.evaluation import metrics
 from localize.evaluation.evaluate import answer_of, figures
 from localize.evaluation.samples import Answer, Sample
@@ -29,12 +32,23 @@ from localize.evaluation.samples import Answer, Sample
 
 @dataclass(frozen=True)
 class Decision:
-    """One decision undone. constants: (module, name, value) put in place of the package's own."""
+    """One decision undone.
+
+    constants: (module, name, value) put in place of the package's own.
+    reader: makes the reader of tokens that a CLIP-like vision transformer has in place of its own;
+        rows with one are left out for encoders of other kinds.
+    token_scale: the tokens' logit scale, a share of the pooled vector's.
+    before, afterwards: what is done to what is encoded, and to the result.
+    """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     constants: Sequence[tuple[Any, str, Any]] = ()
     tokens: bool = True
+    reader: Callable[[Any], tokens.TokenReader] | None = None
+    token_scale: float | None = None
+    before: Callable[[Any], Any] | None = None
+    afterwards: Callable[[Localizer, Any, Any], Any] | None = None
 
 
 def inside_only(relevance_map: Any, candidates: Any) -> Any:
@@ -54,6 +68,49 @@ def of_the_distinct_map(relevance_map: Any, threshold: float, plain: Any) -> Any
     return boxes.find_boxes(relevance_map, threshold)
 
 
+def unmended(encoder: Any) -> tokens.TokenReader:
+    """The re-wired block with its high-norm patches as they are."""
+    read = encoder._read_tokens
+
+    def read_as_is() -> torch.Tensor:
+        with mock.patch.object(tokens, "mended", lambda patches: patches):
+            return read()
+
+    return read_as_is
+
+
+def plain_block(encoder: Any) -> tokens.TokenReader:
+    """The last block as it is: its patches go through all that the class token goes through."""
+    block, finish = _last_block(encoder)
+    return tokens.EachAlone(block, finish, prefix=1, of_output=True)
+
+
+def values_alone(encoder: Any) -> tokens.TokenReader:
+    """The last block's value path alone, as in MaskCLIP (arXiv 2112.01071)."""
+    block, finish = _last_block(encoder)
+    return tokens.EachAlone(block, tokens.chain(_values(block), finish), prefix=1)
+
+
+def values_and_mlp(encoder: Any) -> tokens.TokenReader:
+    """The last block with its values in place of its attention: residual and MLP stay."""
+    block, finish = _last_block(encoder)
+    think = tokens.residual(block.layer_norm2, block.mlp)
+    steps = tokens.chain(tokens.residual(_values(block)), think, finish)
+    return tokens.EachAlone(block, steps, prefix=1)
+
+
+def _values(block: Any) -> tokens.Step:
+    attention = block.self_attn
+    return tokens.chain(block.layer_norm1, attention.v_proj, attention.out_proj)
+
+
+def _last_block(encoder: Any) -> tuple[Any, tokens.Step]:
+    """The last block of a CLIP-like vision transformer, and what follows it."""
+    model = encoder._model
+    tower = model.vision_model
+    return tower.encoder.layers[-1], tokens.chain(tower.post_layernorm, model.visual_projection)
+
+
 SHARP = (localizer, "find_boxes", of_the_distinct_map)
 PLAIN = (localizer, "distinctness", nothing_stands_out)
 
@@ -65,6 +122,15 @@ DECISIONS = (
     Decision("tokens alone", constants=[(relevance, "TOKEN_POWER", 1.0)]),
     Decision("tokens^0.2", constants=[(relevance, "TOKEN_POWER", 0.2)]),
     Decision("tokens^0.6", constants=[(relevance, "TOKEN_POWER", 0.6)]),
+    Decision("token scale: a quarter of the windows'", token_scale=0.25),
+    Decision("token scale: .4 of the windows'", token_scale=0.4),
+    Decision("token scale: .7 of the windows'", token_scale=0.7),
+    Decision("token scale: the windows'", token_scale=1.0),
+    Decision("token scale: 1.5 of the windows'", token_scale=1.5),
+    Decision("high-norm patches not mended", reader=unmended),
+    Decision("last block plain", reader=plain_block),
+    Decision("last block: values alone", reader=values_alone),
+    Decision("last block: values, residual, MLP", reader=values_and_mlp),
     Decision("near-synonyms count as negatives", constants=[(relevance, "SYNONYM", 1.0)]),
     Decision("maps do not follow edges", constants=[(localizer, "follow_edges", lambda m, _: m)]),
     Decision("superpixels share nothing", constants=[(edges, "SHARE", 0.0)]),
@@ -84,14 +150,19 @@ DECISIONS = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(decisions: Sequence[Decision], doc: str) -> None:
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     add_material(parser)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="these decisions alone")
     parsed = parser.parse_args()
     encoder, samples = material(parsed)
-    decisions = [each for each in DECISIONS if not parsed.only or each.name in parsed.only]
+    rewired = isinstance(getattr(encoder, "_read_tokens", None), tokens.RewiredBlock)
+    decisions = [
+        each
+        for each in decisions
+        if (not parsed.only or each.name in parsed.only) and (rewired or each.reader is None)
+    ]
     rows = measure(encoder, samples, decisions)
     for row in rows:
         print(
@@ -105,15 +176,16 @@ def measure(encoder: Any, samples: Sequence[Sample], decisions: Sequence[Decisio
     """One row of figures a decision: of all samples, and AP of every second one and of the rest."""
     answers: list[list[Answer]] = [[] for _ in decisions]
     machines = [
-        Localizer(encoder, replace(Options(threshold=0), **each.options)) for each in decisions
+        Localizer(changed(encoder, each), replace(Options(threshold=0), **each.options))
+        for each in decisions
     ]
     for sample in samples:
         encoded: dict[Any, Any] = {}
         for decision, machine, row in zip(decisions, machines, answers, strict=True):
-            windows = (machine.options.scales, machine.options.stride)
-            if windows not in encoded:
-                encoded[windows] = machine.encode(sample.image)
-            row.append(ask(machine, encoded[windows], sample, decision))
+            way = (machine.options.scales, machine.options.stride, decision.reader)
+            if way not in encoded:
+                encoded[way] = machine.encode(sample.image)
+            row.append(ask(machine, encoded[way], sample, decision))
     truths = [sample.truth for sample in samples]
     rows = []
     for decision, row in zip(decisions, answers, strict=True):
@@ -130,12 +202,26 @@ def measure(encoder: Any, samples: Sequence[Sample], decisions: Sequence[Decisio
     return rows
 
 
+def changed(encoder: Any, decision: Decision) -> Any:
+    """The encoder with a decision about its tokens undone."""
+    encoder = copy.copy(encoder)
+    if decision.token_scale is not None:
+        encoder.token_scale = decision.token_scale * encoder.logit_scale
+    if decision.reader is not None:
+        encoder._read_tokens = decision.reader(encoder)
+    return encoder
+
+
 def ask(machine: Localizer, encoded: Any, sample: Sample, decision: Decision) -> Answer:
     """The answer about one encoded picture with one decision undone."""
     # A copy: superpixels are kept with what is encoded, and decisions differ in them.
     encoded = replace(encoded, tokens=encoded.tokens if decision.tokens else None)
+    if decision.before is not None:
+        encoded = decision.before(encoded)
     with undone(decision):
         result = machine.locate(encoded, sample.truth.prompts)
+    if decision.afterwards is not None:
+        result = decision.afterwards(machine, encoded, result)
     return answer_of(result, encoded.num_crops)
 
 
@@ -149,4 +235,4 @@ def undone(decision: Decision) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main()
+    main(DECISIONS, __doc__)
