@@ -91,11 +91,12 @@ def absolute(
     negatives: torch.Tensor,
     against: torch.Tensor,
     logit_scale: float,
+    temper: float = 1.0,
 ) -> torch.Tensor:
     """In place of `probabilities`: SigLIP's sigmoid(s cos + b), the rivals' mean logarithm of their
     sum in place of its learned bias b, the same for all places."""
     rivals = torch.logsumexp(logit_scale * embeddings @ negatives.T, -1)
-    return torch.sigmoid(logit_scale * embeddings @ prompts.T - rivals.mean())
+    return torch.sigmoid(temper * (logit_scale * embeddings @ prompts.T - rivals.mean()))
 
 
 TRIALS: tuple[Decision, ...] = (

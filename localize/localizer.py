@@ -422,8 +422,8 @@ class Localizer:
         scores = probabilities(encoded.embeddings, wanted, negatives, against, scale)
         if tokens is None:
             return scores, None
-        token_scale = getattr(self.encoder, "token_scale", scale)
-        return scores, probabilities(tokens, wanted, negatives, against, token_scale)
+        temper = getattr(self.encoder, "token_scale", scale) / scale
+        return scores, probabilities(tokens, wanted, negatives, against, scale, temper)
 
     def _find_boxes(
         self,

@@ -83,18 +83,21 @@ def probabilities(
     negatives: torch.Tensor,
     against: torch.Tensor,
     logit_scale: float,
+    temper: float = 1.0,
 ) -> torch.Tensor:
     """How much more each embedding is like the prompt than like anything else.
 
     embeddings: unit-norm (..., D). prompts: unit-norm (P, D). negatives: unit-norm (K, D).
     against: bool (P, K), the negatives of each prompt; see `rivals`.
     Returns float32 (..., P) in [0, 1]: for each prompt alone, the softmax of logit_scale * cosine
-    over the prompt and its negatives.
+    over the prompt and its negatives, and of that the log-odds multiplied by `temper`. A softmax at
+    a lower scale would do more than blunt: among hundreds of negatives that are nearly alike even a
+    sure thing would be one of hundreds. So .5 stays .5, however many they are.
     """
     rows = embeddings.reshape(-1, embeddings.shape[-1])
     at_once = max(1, LOGITS_AT_ONCE // (len(prompts) + len(negatives)))
     parts = [
-        _probabilities(part, prompts, negatives, against, logit_scale)
+        _probabilities(part, prompts, negatives, against, logit_scale, temper)
         for part in rows.split(at_once)
     ]
     return torch.cat(parts).view(*embeddings.shape[:-1], len(prompts))
@@ -106,6 +109,7 @@ def _probabilities(
     negatives: torch.Tensor,
     against: torch.Tensor,
     logit_scale: float,
+    temper: float,
 ) -> torch.Tensor:
     """`probabilities` of a few embeddings (R, D): float32 (R, P)."""
     logits = logit_scale * embeddings @ prompts.T
@@ -113,6 +117,8 @@ def _probabilities(
     top = torch.maximum(logits.amax(-1, True), unwanted.amax(-1, True))
     wanted = torch.exp(logits - top)
     others = torch.exp(unwanted.sub_(top)) @ against.T.float()
+    if temper != 1:
+        wanted, others = wanted**temper, others**temper
     return wanted / (wanted + others).clamp_min(torch.finfo(torch.float32).tiny)
 
 

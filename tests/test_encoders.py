@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import pickle
 import warnings
@@ -20,15 +21,18 @@ from safetensors.torch import load_file, save_file
 from localize import Localizer
 from localize.encoders import (
     Encoder,
+    HuggingFaceEncoder,
     check_crop_embeddings,
     check_prompt_embeddings,
     load_encoder,
 )
+from localize.encoders.checkpoint import load_checkpoint
 from localize.encoders.device import (
     ExactConvolutions,
     _convolution_setting,
     choose_batch_size,
 )
+from localize.encoders.hub import find_files
 from localize.encoders.text_cache import TextCache
 
 TEXTS = ["a cat", "a photo of a dog in the grass", "", "a cat", "sky."]
@@ -94,6 +98,20 @@ def test_prompts_are_embedded_as_the_tokenizer_and_model_do_one_by_one(
             inputs = {"input_ids": inputs["input_ids"]}
         expected = F.normalize(model.get_text_features(**inputs).pooler_output, dim=-1)[0]
         torch.testing.assert_close(embedding, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "pooled", "expected"),
+    [("clip", 100, 40), ("clip", 23, 23), ("vit", 100, 40), ("siglip", 100, 100)],
+)
+def test_rewired_tokens_have_a_logit_scale_of_forty_at_most(
+    folders: dict[str, Path], family: str, pooled: float, expected: float
+) -> None:
+    checkpoint = load_checkpoint(find_files(folders[family]))
+    checkpoint.model.logit_scale.data.fill_(math.log(pooled))
+    encoder = HuggingFaceEncoder(checkpoint, device="cpu", dtype="float32")
+    assert encoder.logit_scale == pytest.approx(pooled)
+    assert encoder.token_scale == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -443,9 +443,12 @@ def test_cells_are_judged_at_a_scale_of_their_own_where_the_encoder_has_one():
     red = picture(xyxy=(0, 0, 320, 240))  # every window and every cell of it is the same
     words = ColourEncoder().encode_prompts(list(Blunt.negatives))
 
+    logits = 30 * (words @ words[0]).numpy()
+    odds = np.exp(logits[0]) / np.exp(logits[1:]).sum()
+
     def probability(scale):
-        logits = np.exp(scale * (words @ words[0]).numpy())
-        return logits[0] / logits.sum()
+        """The log-odds at a logit scale of 30 shrunk to those of another one."""
+        return 1 / (1 + odds ** (-scale / 30))
 
     expected = probability(3.0) ** 0.4 * probability(30.0) ** 0.6
     assert Localizer(Blunt()).locate(red, "red").presence[0] == pytest.approx(expected, rel=1e-4)

@@ -220,3 +220,11 @@ def test_where_all_places_are_equally_like_a_prompt_none_is_distinct():
     likeness = torch.full((sum(map(len, grids)), 2, 2, 1), 0.25)
     rounding = 1e-7 * torch.randn(likeness.shape, generator=torch.manual_seed(10))
     np.testing.assert_allclose(distinctness(grids, likeness + rounding), 1, rtol=1e-3)
+
+
+def test_tempering_multiplies_the_log_odds():
+    embeddings, prompts, negatives = vectors(5), vectors(3, seed=1), vectors(7, seed=2)
+    against = torch.ones(3, 7).bool()
+    plain = probabilities(embeddings, prompts, negatives, against, 20.0)
+    found = probabilities(embeddings, prompts, negatives, against, 20.0, temper=0.4)
+    torch.testing.assert_close(torch.logit(found), 0.4 * torch.logit(plain), atol=1e-3, rtol=1e-3)

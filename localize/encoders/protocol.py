@@ -17,8 +17,8 @@ class Encoder(Protocol):
     Besides the members below an encoder may have
 
     * ``negatives: list[str]``: words to score prompts against, in place of the built-in bank;
-    * ``token_scale: float``: factor from a cell's cosine to its logit; `logit_scale`, which is the
-      pooled vector's, when it is missing;
+    * ``token_scale: float``: factor from a cell's cosine to its log-odds; `logit_scale`, which is
+      the pooled vector's, when it is missing;
     * ``interpolation: str``: ``"bicubic"`` (the default) or ``"bilinear"``, how crops are resized;
     * ``device: torch.device``: where crops must be; the CPU when it is missing;
     * ``name: str``: what results call the model; the class's name when it is missing.

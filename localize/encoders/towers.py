@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from localize.encoders.device import choose_device, choose_dtype, exact_convolutions
 from localize.encoders.errors import CheckpointError
 from localize.encoders.text_cache import TextCache
-from localize.encoders.tokens import TokenReader
+from localize.encoders.tokens import TOKEN_SCALE, RewiredBlock, TokenReader
 
 TEXT_BATCH = 256
 # Numbers in the widest activation of one forward on the CPU. With many more it outgrows the caches:
@@ -89,6 +89,8 @@ class TowerEncoder:
         self._towers = towers
         self._model = towers.model.to(self.device, self.dtype)
         self._read_tokens = towers.token_reader(self._model)
+        rewired = isinstance(self._read_tokens, RewiredBlock)
+        self.token_scale = min(self.logit_scale, TOKEN_SCALE) if rewired else self.logit_scale
         self._crops_at_once = sys.maxsize
         if self.device.type == "cpu":  # as many as its caches hold
             self._crops_at_once = max(1, CPU_ACTIVATION // towers.activation)
