@@ -20,6 +20,7 @@ from localize.cli.shared import (
     add_options,
     check_folder,
     complain,
+    hide_downloads,
     make_localizer,
     options_of,
     progress,
@@ -80,9 +81,12 @@ def run(parsed: argparse.Namespace) -> int:
     pictures = without_own(paths)
     if (own := len(paths) - len(pictures)) and not parsed.quiet:
         complain(f"{own} overlays of earlier runs are left out")
+    hide_downloads(parsed.quiet)
     settings = {
         "model": parsed.model,
-        "checkpoint": checkpoint_identity(parsed.model) if pictures else None,
+        "checkpoint": checkpoint_identity(parsed.model, unpickle=parsed.unpickle)
+        if pictures
+        else None,
         "dtype": parsed.dtype,
         **asdict(options),
     }
