@@ -6,7 +6,8 @@ Saves each architecture with random weights in open_clip's layout and loads it t
 `localize`, and with `open_clip.create_model`. Prints the largest difference between two numbers of
 the unit-norm embeddings of 4 crops and of 7 prompts, and the shape of a crop's tokens. Then, for
 the first architecture and beside it transformers' ViT-B/32 of the same size, the time of `encode`
-for a photo of 640 x 480 over that of the encoder alone on the same crops, in turns.
+for a photo of 640 x 480 over that of the encoder alone on the same crops, in turns. Times are the
+processor's, of one thread, so that other work on the machine disturbs them less.
 
 Tokenizers that the hub would bring are replaced by one of single letters: ids are what matters.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import statistics
 import string
 import tempfile
@@ -43,6 +45,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="of the timing; 0 for none")
     parsed = parser.parse_args()
     allow_any_torchvision()
+    logging.disable(logging.WARNING)  # open_clip's, that weights are random
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         folders = [Path(scratch) / name for name in parsed.architectures]
         for folder, name in zip(folders, parsed.architectures, strict=True):
@@ -106,9 +110,9 @@ def time_encode(folder: Path, rounds: int) -> None:
         run()
     for _ in range(rounds):
         for name, run in contestants.items():
-            begun = time.perf_counter()
+            begun = time.process_time()
             run()
-            times[name].append(time.perf_counter() - begun)
+            times[name].append(time.process_time() - begun)
     for name in encoders:
         pairs = zip(times[f"encode {name}"], times[f"alone {name}"], strict=True)
         ratio = statistics.median(whole / alone for whole, alone in pairs)

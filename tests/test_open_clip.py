@@ -8,12 +8,14 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 open_clip = pytest.importorskip(
     "open_clip", reason="the extra 'open-clip' is not installed", exc_type=ImportError
@@ -29,6 +31,7 @@ from localize.encoders import (  # noqa: E402
     load_encoder,
 )
 from localize.encoders.open_clip_checkpoint import TEXT_TOWERS, _build  # noqa: E402
+from localize.encoders.open_clip_tokens import token_reader  # noqa: E402
 
 TEXTS = ["a cat", "A photo: a Dog!", "", "a cat", "sky."]
 
@@ -166,6 +169,49 @@ def test_tokens_of_timms_transformers_are_the_rewired_last_block_of_naclip(
     expected = model.visual.head(trunk.head(trunk.fc_norm(trunk.norm(attended))))
     tokens = encoder.encode_crops(pixels)[1]
     torch.testing.assert_close(tokens[0].flatten(0, 1), F.normalize(expected, dim=-1))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_post_norm": True},
+        {"init_values": 0.5},
+        {"qk_norm": True},
+        {"qkv_fused": False, "swiglu_mlp": True, "scale_mlp": True, "scale_attn_inner": True},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+@torch.no_grad()
+def test_whatever_a_block_of_eva_does_to_keys_and_results_is_done_to_tokens(
+    settings: dict[str, Any],
+) -> None:
+    from timm.models.eva import Eva
+
+    torch.manual_seed(0)
+    size: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "num_heads": 4}
+    trunk = Eva(**size, depth=2, num_classes=0, global_pool="token", **settings).eval()
+    for parameter in trunk.parameters():
+        if parameter.ndim == 1:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    read = token_reader(SimpleNamespace(visual=SimpleNamespace(trunk=trunk, head=nn.Identity())))
+    last, attn = trunk.blocks[-1], trunk.blocks[-1].attn
+    pixels = torch.randn(1, 3, 32, 32)
+    (hidden,) = inputs_of([last], lambda: trunk(pixels))
+    x = hidden[0] if "use_post_norm" in settings else last.norm1(hidden[0])
+    if "qkv_fused" in settings:
+        keys, values = attn.k_proj(x), attn.v_proj(x)
+    else:
+        _, key_weight, value_weight = attn.qkv.weight.chunk(3)
+        keys, values = x @ key_weight.T, x @ value_weight.T + attn.v_bias
+    if "qk_norm" in settings:
+        keys = torch.cat([attn.k_norm(part) for part in keys.chunk(4, dim=-1)], -1)
+    attended = attn.proj(attn.norm(gather(keys, values, 4)))
+    if "use_post_norm" in settings:
+        attended = last.norm1(attended)
+    if "init_values" in settings:
+        attended = attended * last.gamma_1
+    assert read is not None
+    torch.testing.assert_close(read()[0].flatten(0, 1), trunk.norm(attended))
 
 
 @pytest.mark.parametrize("family", ["timm_map", "perception", "coca"])
