@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from localize.detector import ZeroShotDetector
     from localize.localizer import Encoded, Localizer
     from localize.options import Options
     from localize.prompts import Prompt
     from localize.result import Box, Localization
 
-__all__ = ["Box", "Encoded", "Localization", "Localizer", "Options", "Prompt"]
+__all__ = [
+    "Box",
+    "Encoded",
+    "Localization",
+    "Localizer",
+    "Options",
+    "Prompt",
+    "ZeroShotDetector",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -20,6 +29,7 @@ _HOMES = {
     "Localizer": "localize.localizer",
     "Options": "localize.options",
     "Prompt": "localize.prompts",
+    "ZeroShotDetector": "localize.detector",
 }
 
 

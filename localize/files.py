@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import stat
 import sys
 import tempfile
@@ -172,6 +173,28 @@ def write_together(
                 os.replace(part, target)
     finally:  # Ctrl-C too must leave nothing behind.
         for part, lock in parts.values():
+            with suppress(OSError):
+                os.unlink(part)
+            if lock is not None:
+                os.close(lock)
+
+
+def write_link(path: str | os.PathLike[str], source: str) -> None:
+    """Make a symbolic link to a file in one step; a copy of the file where there are no links.
+
+    Raises OutputError when it cannot be written.
+    """
+    target = os.fsdecode(path)
+    with _named(target):
+        part, lock = _new_part(_ready_folder(target))
+        try:
+            os.unlink(part)
+            try:
+                os.symlink(os.path.abspath(source), part)
+            except OSError:
+                shutil.copyfile(source, part)
+            os.replace(part, target)
+        finally:
             with suppress(OSError):
                 os.unlink(part)
             if lock is not None:

@@ -147,6 +147,26 @@ class Localization:
             ],
         }
 
+    def to_supervision(self) -> Any:
+        """The boxes as ``supervision.Detections``: class_id is the prompt's place in `prompts`, and
+        data["class_name"] the prompt itself.
+
+        Raises ImportError where the extra `supervision` is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ImportError(
+                "to_supervision needs the extra 'supervision': "
+                "pip install 'clip-localize[supervision]'"
+            ) from error
+        return supervision.Detections(
+            xyxy=_xyxy(self.boxes),
+            confidence=np.array([box.score for box in self.boxes], np.float32),
+            class_id=np.array([self.prompts.index(box.label) for box in self.boxes], int),
+            data={"class_name": np.array([box.label for box in self.boxes], str)},
+        )
+
     def save_json(self, path: str | os.PathLike[str]) -> None:
         """Write `to_dict()` to a file, whole or not at all.
 

@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING, Any
 from localize.names import display_name
 
 if TYPE_CHECKING:
+    from localize.export import Answer
     from localize.result import Localization
 
 OVERLAY, HEATMAP, FACTS = ".boxes.png", ".heatmap.png", ".json"
+
+EXPORTS = "exports"
+"""The folder, in a run's own, that files for other tools go to."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,26 @@ class Run:
             and _seen_in(found) == task.seen
             and all(map(os.path.isfile, overlays))
         )
+
+    def answers(self, tasks: Iterable[Task]) -> Iterator[Answer]:
+        """What is on the disk of the pictures that are finished, read one by one."""
+        from localize.export import Answer
+
+        for task in tasks:
+            if self.is_finished(task):
+                facts = _read_facts(_beside(task.output, FACTS))
+                yield Answer.from_facts(facts, task.output.relative_to(self.folder).as_posix())
+
+    def export(self, tasks: Iterable[Task], formats: Iterable[str]) -> None:
+        """Write the pictures that are finished in formats of `export`, into the folder `EXPORTS`.
+
+        Raises files.OutputError where a file cannot be written.
+        """
+        from localize.export import save_answers
+
+        tasks = list(tasks)
+        for name in formats:
+            save_answers(self.answers(tasks), name, self.folder / EXPORTS)
 
     def write(self, task: Task, result: Localization) -> None:
         """Write the files of one picture together, and remove heatmaps of an earlier question.

@@ -38,6 +38,10 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Why an output cannot be written that will keep all others from being written too."""
 
 
+EXPORTS = "coco coco-results yolo voc labelme label-studio createml csv jsonl".split()
+"""The names of `export.FORMATS`, which is not imported for `--help`."""
+
+
 def add(commands: Commands) -> None:
     detect = commands.add_parser(
         "detect", help="find prompts in images; writes boxes as JSON and overlays"
@@ -61,6 +65,14 @@ def add(commands: Commands) -> None:
     )
     detect.add_argument(
         "--resume", action="store_true", help="skip images that an earlier run has finished"
+    )
+    detect.add_argument(
+        "--export",
+        nargs="+",
+        choices=EXPORTS,
+        default=[],
+        metavar="FORMAT",
+        help=f"also write the boxes for other tools, into DIR/exports: {', '.join(EXPORTS)}",
     )
     add_model(detect)
     add_options(detect)
@@ -100,6 +112,7 @@ def run(parsed: argparse.Namespace) -> int:
         for folder in {task.output.parent for task in left}:
             files.remove_abandoned(folder)
         failed = _detect_all(make_localizer(parsed, options), job, left, parsed)
+    job.export(tasks, parsed.export)
     if not parsed.quiet:
         say(_ending(len(tasks) - failed, len(tasks) - len(left), parsed.output))
     return SOME_FAILED if problems or failed else DONE

@@ -1,0 +1,58 @@
+"""One picture's answers, as every export reads them.
+
+Knows results and the JSON that a run keeps of them; must not know any format of other tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from localize.result import Box, Localization
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answers for one picture.
+
+    name: where the picture lies below the pictures' common folder, with "/" between folders.
+    path: its whole path, None where it came from no file.
+    width, height: of the upright picture, in pixels. model: the encoder's name.
+    presence: of each prompt, in [0, 1]. boxes: best first, in whole pixels of the upright picture.
+    """
+
+    name: str
+    path: str | None
+    width: int
+    height: int
+    model: str
+    presence: dict[str, float]
+    boxes: tuple[Box, ...]
+
+    @classmethod
+    def of(cls, result: Localization, name: str | None = None) -> Answer:
+        """Of a result. name: None for the name of its file."""
+        source = result.source
+        path = str(source) if isinstance(source, str) or hasattr(source, "__fspath__") else None
+        facts = result.to_dict()
+        facts["image"]["path"] = path
+        return cls.from_facts(facts, name or result.file or "picture")
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], name: str) -> Answer:
+        """Of the JSON that was written of a result."""
+        image = facts["image"]
+        corners = ("xmin", "ymin", "xmax", "ymax")
+        return cls(
+            name=name,
+            path=image.get("path"),
+            width=image["width"],
+            height=image["height"],
+            model=facts["model"],
+            presence=dict(zip(facts["prompts"], facts["presence"], strict=True)),
+            boxes=tuple(
+                Box(each["label"], each["score"], tuple(each["box"][corner] for corner in corners))
+                for each in facts["boxes"]
+            ),
+        )
