@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from typing import TypeAlias
 
 import numpy as np
@@ -23,11 +23,12 @@ from localize.boxes import find_boxes, threshold_boxes
 from localize.content import content
 from localize.crops import batches, crops_of
 from localize.edges import Superpixels, follow_edges, superpixels
-from localize.encoders import check_crop_embeddings, load_encoder
+from localize.encoders import Calibration, check_crop_embeddings, load_encoder
 from localize.encoders.checks import as_pair, check_encoder, check_same_length
 from localize.encoders.device import choose_batch_size
 from localize.encoders.protocol import Encoder
-from localize.images import ImageError, ImageSource, Picture, read_ahead
+from localize.files import find_images
+from localize.images import SUFFIXES, ImageError, ImageSource, Picture, read_ahead
 from localize.names import display_name
 from localize.options import Options
 from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt
@@ -54,6 +55,9 @@ FEW_WINDOWS = 1000
 
 MAX_BYTES = 4 << 30
 """What the embeddings of one picture may take; more is a slip of the pen."""
+
+CALIBRATION_PICTURES, CALIBRATION_CROPS = 32, 96
+"""Pictures that int8 is calibrated on, and crops of them, a third of which only judge it."""
 
 OnError: TypeAlias = Callable[[ImageSource, ImageError | TypeError], None]
 Array: TypeAlias = npt.NDArray[np.float32]
@@ -167,18 +171,28 @@ class Localizer:
         dtype: str = "auto",
         compile: bool = False,
         unpickle: bool = False,
+        calibration: str | os.PathLike[str] | Iterable[ImageSource] | None = None,
         options: Options = Options(),  # noqa: B008
     ) -> Localizer:
         """Load a hub id[@revision], a local folder, "open_clip:ARCHITECTURE/TAG" or "emoji".
 
-        device: "auto", "cpu", "cuda", "mps", ... dtype: "auto", "float32", "bfloat16", "float16".
-        compile: compile the image encoder first; see `encoders.towers.TowerEncoder`.
+        device: "auto", "cpu", "cuda", "mps", ... dtype: "auto", "float32", "bfloat16", "float16",
+            and on a CPU "int8".
+        compile: use towers compiled for this machine; see `encoders.load_encoder`.
         unpickle: open weights that exist only as a pickle, with torch's weights-only unpickler.
+        calibration: for "int8", pictures like those to come, to quantize the model on unless that
+            has been done on this machine; or a folder of them, which is done again where it was
+            done on others.
         Raises encoders.CheckpointError, in one sentence, when it cannot be loaded.
         """
         _check_options(options)
         encoder = load_encoder(
-            model, device=device, dtype=dtype, compile=compile, unpickle=unpickle
+            model,
+            device=device,
+            dtype=dtype,
+            compile=compile,
+            unpickle=unpickle,
+            calibration=None if calibration is None else _calibration(calibration, options),
         )
         return cls(encoder, options)
 
@@ -483,6 +497,31 @@ def _check_several(images: Iterable[ImageSource]) -> None:
             f"images must be several pictures, as in a list, not one {type(images).__name__}; "
             "for one picture use encode or locate"
         )
+
+
+def _calibration(
+    pictures: str | os.PathLike[str] | Iterable[ImageSource], options: Options
+) -> Calibration:
+    """Crops of pictures, or of those in a folder, as the options cut them."""
+    identity = ""
+    if isinstance(pictures, str | os.PathLike):
+        found, problems = find_images([pictures], SUFFIXES)
+        if not found:
+            raise ValueError(problems[0] if problems else f"{pictures} holds no pictures")
+        identity = " ".join(f"{path.resolve()} {path.stat().st_mtime_ns}" for path in found)
+        pictures = found
+
+    def crops(encoder: Encoder) -> torch.Tensor:
+        localizer = Localizer(encoder, options)
+        chosen = list(islice(pictures, CALIBRATION_PICTURES))
+        each = -(-CALIBRATION_CROPS // max(1, len(chosen)))
+        kept: list[torch.Tensor] = []
+        for picture in localizer._readable(chosen, lambda source, error: None):
+            of_picture = list(localizer._crops([picture], deque()))
+            kept += of_picture[:: max(1, len(of_picture) // each)][:each]
+        return torch.stack(kept) if kept else torch.empty(0)
+
+    return Calibration(crops, identity)
 
 
 def _as_prompts(prompts: str | Prompt | Sequence[str | Prompt]) -> list[Prompt]:

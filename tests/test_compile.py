@@ -1,4 +1,4 @@
-"""A compiled image tower is the same tower, or is refused in one sentence."""
+"""An image tower compiled with torch is the same tower, or is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 import torch
 from checkpoints import SIZE, tiny_checkpoint
 
-from localize.encoders import load_encoder
+from localize.encoders import HuggingFaceEncoder, load_encoder
+from localize.encoders.checkpoint import load_checkpoint
+from localize.encoders.hub import find_files
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,8 @@ def test_a_compiled_tower_embeds_as_the_tower_itself_whatever_the_number_of_crop
 ) -> None:
     monkeypatch.setattr("localize.encoders.towers.COMPILED_BATCH", 4)
     plain = load_encoder(folder, device="cpu", dtype="float32")
-    compiled = load_encoder(folder, device="cpu", dtype="float32", compile=True)
+    checkpoint = load_checkpoint(find_files(folder))
+    compiled = HuggingFaceEncoder(checkpoint, device="cpu", dtype="float32", compile=True)
     crops = torch.randn(7, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     for count in (1, 4, 7):
         embeddings, tokens = compiled.encode_crops(crops[:count])
@@ -47,6 +50,7 @@ def test_where_compiling_fails_it_is_said_in_one_sentence(
     torch.compiler.reset()
     monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setattr(inductor, "force_disable_caches", True)
+    checkpoint = load_checkpoint(find_files(folder))
     with pytest.raises(ValueError, match="cannot be compiled here") as refused:
-        load_encoder(folder, device="cpu", dtype="float32", compile=True)
+        HuggingFaceEncoder(checkpoint, device="cpu", dtype="float32", compile=True)
     assert "\n" not in str(refused.value)

@@ -278,7 +278,7 @@ def test_a_device_that_is_not_there_is_named(folders: dict[str, Path], device: s
         load_encoder(folders["clip"], device=device)
 
 
-@pytest.mark.parametrize("dtype", ["float8", "int8", "torch.float64", torch.int32])
+@pytest.mark.parametrize("dtype", ["float8", "int4", "torch.float64", torch.int32])
 def test_a_dtype_that_no_model_runs_in_is_named(folders: dict[str, Path], dtype: Any) -> None:
     with pytest.raises(ValueError, match=f"dtype '{dtype}' is not one of 'auto', 'float32'"):
         load_encoder(folders["clip"], dtype=dtype)

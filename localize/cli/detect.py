@@ -111,7 +111,7 @@ def run(parsed: argparse.Namespace) -> int:
         files.make_folder(parsed.output)
         for folder in {task.output.parent for task in left}:
             files.remove_abandoned(folder)
-        failed = _detect_all(make_localizer(parsed, options), job, left, parsed)
+        failed = _detect_all(make_localizer(parsed, options, pictures), job, left, parsed)
     job.export(tasks, parsed.export)
     if not parsed.quiet:
         say(_ending(len(tasks) - failed, len(tasks) - len(left), parsed.output))

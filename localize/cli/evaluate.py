@@ -56,7 +56,7 @@ def run(parsed: argparse.Namespace) -> int:
     options = options_of(parsed)
     if parsed.scenes is not None and parsed.scenes < 1:
         raise ValueError(f"--scenes must be at least 1, not {parsed.scenes}")
-    from localize import files
+    from localize import files, images
     from localize.evaluation import coco, evaluate
     from localize.evaluation.recipes import RECIPES
     from localize.localizer import Localizer
@@ -67,7 +67,9 @@ def run(parsed: argparse.Namespace) -> int:
         localizer = Localizer(evaluate.load_object(parsed.encoder), options)
     else:
         parsed.model = parsed.model or (PHOTO_MODEL if parsed.data else EMOJI_MODEL)
-        localizer = make_localizer(parsed, options)
+        folder = [Path(parsed.data) / "images"] if parsed.data else []
+        pictures, _ = files.find_images(folder, images.SUFFIXES)
+        localizer = make_localizer(parsed, options, pictures)
     if parsed.data:
         samples: Iterable[Sample] = coco.read_coco(parsed.data)
         source = {"data": Path(parsed.data).name}

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from localize.names import display_name, printable
@@ -24,6 +26,9 @@ Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 
 EMOJI_MODEL = "emoji"  # shipped, for scenes and for trying things out
 PHOTO_MODEL = "openai/clip-vit-base-patch16"  # for photos
+
+CALIBRATION_SEED = 90_000_000
+"""Scenes from this seed on are for calibrating: far from those that are measured on."""
 
 DONE, SOME_FAILED, USAGE = 0, 1, 2
 INTERRUPTED, TERMINATED = 130, 143
@@ -46,12 +51,21 @@ def add_model(parser: argparse.ArgumentParser, default: str = PHOTO_MODEL) -> No
     add_unpickle(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; default: auto")
     parser.add_argument(
-        "--dtype", default="auto", help="auto, float32, bfloat16, float16; default: auto"
+        "--dtype",
+        default="auto",
+        help="auto, float32, bfloat16, float16, on a CPU with the extra openvino int8; "
+        "default: auto",
     )
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile the image encoder first, which pays from about a hundred photos on",
+        help="compile the towers for this machine, once: on a CPU with the extra openvino",
+    )
+    parser.add_argument(
+        "--calibrate",
+        metavar="FOLDER",
+        help="pictures that --dtype int8 quantizes the model on, the first time; "
+        "default: the first of the run",
     )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
 
@@ -135,16 +149,22 @@ def options_of(parsed: argparse.Namespace) -> Options:
     return Options(**values)
 
 
-def make_localizer(parsed: argparse.Namespace, options: Options) -> Localizer:
+def make_localizer(
+    parsed: argparse.Namespace, options: Options, pictures: Iterable[Path] = ()
+) -> Localizer:
+    """pictures: those of the run, for --dtype int8 where it has nothing else to calibrate on."""
     from localize.localizer import Localizer
 
     hide_downloads(parsed.quiet)
+    scenes = parsed.model == EMOJI_MODEL or not pictures
+    calibration = parsed.calibrate or (_calibration_scenes() if scenes else pictures)
     return Localizer.from_pretrained(
         parsed.model,
         device=parsed.device,
         dtype=parsed.dtype,
         compile=parsed.compile,
         unpickle=parsed.unpickle,
+        calibration=calibration,
         options=options,
     )
 
@@ -155,6 +175,13 @@ def hide_downloads(quiet: bool) -> None:
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
+
+
+def _calibration_scenes() -> Iterator[Any]:
+    """Pictures of what the embedded model knows, made as they are asked for."""
+    from localize.evaluation.scenes import make_scene
+
+    return (make_scene(seed).image for seed in count(CALIBRATION_SEED))
 
 
 def summary(result: Localization, name: str) -> str:

@@ -9,12 +9,20 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 
 from localize.encoders import checkpoint, open_clip_checkpoint
 from localize.encoders.checkpoint import load_checkpoint
 from localize.encoders.checks import check_crop_embeddings, check_prompt_embeddings
+from localize.encoders.compiled import (
+    Calibration,
+    CompiledEncoder,
+    Source,
+    compile_if_possible,
+)
 from localize.encoders.device import choose_device
 from localize.encoders.errors import EMBEDDED, CheckpointError
 from localize.encoders.folders import identity
@@ -26,7 +34,9 @@ from localize.encoders.protocol import Encoder
 from localize.encoders.towers import TowerEncoder
 
 __all__ = [
+    "Calibration",
     "CheckpointError",
+    "CompiledEncoder",
     "Encoder",
     "HuggingFaceEncoder",
     "OpenClipEncoder",
@@ -44,6 +54,7 @@ def load_encoder(
     dtype: str | torch.dtype = "auto",
     compile: bool = False,
     unpickle: bool = False,
+    calibration: Calibration | None = None,
 ) -> Encoder:
     """Load an encoder by name: ``"emoji"`` (shipped), a local folder, or a Hugging Face hub id.
 
@@ -53,9 +64,11 @@ def load_encoder(
     that is in the hub's local cache is taken from there without a request.
 
     `device` is ``"auto"`` (CUDA, MPS, else CPU) or a torch device; `dtype` is ``"auto"`` (bfloat16
-    where the hardware has it, else float32), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-    `compile` is for `towers.TowerEncoder`. `unpickle` lets weights that exist only as a pickle
-    (``pytorch_model.bin``) be opened, by torch's weights-only unpickler.
+    where the hardware has it, else float32), ``"float32"``, ``"bfloat16"`` or ``"float16"``, or on
+    a CPU ``"int8"``, which a model's first use is quantized to on the crops of `calibration`.
+    `compile` makes the towers graphs that are kept: on a CPU with OpenVINO where the extra is
+    installed (see `compiled`), elsewhere with torch.compile. `unpickle` lets weights that exist
+    only as a pickle (``pytorch_model.bin``) be opened, by torch's weights-only unpickler.
 
     Raises CheckpointError (a ValueError) for a checkpoint that is missing, incomplete, damaged,
     pickled, in need of custom code, or no dual encoder, and ValueError for an impossible device or
@@ -66,18 +79,32 @@ def load_encoder(
     """
     chosen = choose_device(device)
     files = _find_checkpoint(name, unpickle)
-    encoder: TowerEncoder
-    if files.layout.library == "open_clip":
-        loaded = load_open_clip(files)
-        encoder = OpenClipEncoder(loaded, device=chosen, dtype=dtype, compile=compile)
-    else:
-        parts = load_checkpoint(files)
-        encoder = HuggingFaceEncoder(parts, device=chosen, dtype=dtype, compile=compile)
+
+    def load(**settings: Any) -> TowerEncoder:
+        if files.layout.library == "open_clip":
+            return OpenClipEncoder(load_open_clip(files), **settings)
+        return HuggingFaceEncoder(load_checkpoint(files), **settings)
+
+    encoder: TowerEncoder | CompiledEncoder | None = None
+    if dtype == "int8" or (compile and chosen.type == "cpu"):
+        source = Source(files.name, _identity(files), lambda: load(device="cpu", dtype="float32"))
+        encoder = compile_if_possible(source, chosen, dtype, calibration)
+    if encoder is None:
+        encoder = load(device=chosen, dtype=dtype, compile=compile)
     place = _from_anywhere(name)
     encoder.reload = partial(
         load_encoder, place, device=device, dtype=dtype, compile=compile, unpickle=unpickle
     )
     return encoder
+
+
+def _identity(files: Files) -> str:
+    """A hash of a checkpoint and what loads it, told without importing that."""
+    package = "open_clip_torch" if files.layout.library == "open_clip" else "transformers"
+    try:
+        return identity(files, f"{package} {version(package)}")
+    except PackageNotFoundError:  # loading will say so
+        return identity(files, package)
 
 
 def _from_anywhere(name: str | os.PathLike[str]) -> str | os.PathLike[str]:

@@ -5,7 +5,11 @@ Knows torch's backends; must not know models or checkpoints.
 
 from __future__ import annotations
 
+import math
+import os
 import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,6 +67,41 @@ def choose_dtype(
 def choose_batch_size(device: torch.device) -> int:
     """Crops that go through an image encoder at once where the user has not said how many."""
     return CUDA_BATCH if device.type == "cuda" else CPU_BATCH
+
+
+def cores_to_use(control_groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many threads may compute at once: OMP_NUM_THREADS, else the cores that are ours to use.
+
+    Those are the cores that this process may run on, and no more than its control group's share of
+    processor time (version 2's ``cpu.max``, version 1's ``cpu.cfs_quota_us``), to which containers
+    are held; threads beyond it only wait for each other.
+    """
+    with suppress(ValueError):
+        if (chosen := int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0])) > 0:
+            return chosen
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not everywhere
+        cores = os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _processor_share(control_groups))))
+
+
+def _processor_share(control_groups: Path) -> float:
+    """The control group's limit in cores, infinite where there is none."""
+    for quota, period in (
+        ("cpu.max", None),
+        ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"),
+    ):
+        try:
+            words = (control_groups / quota).read_text().split()
+            if period is not None:
+                words += (control_groups / period).read_text().split()
+            share = int(words[0]) / int(words[1])
+        except (OSError, ValueError, IndexError, ZeroDivisionError):
+            continue  # no such file, or "max"
+        if share > 0:  # version 1 writes -1 for no limit
+            return share
+    return math.inf
 
 
 class ExactConvolutions:

@@ -97,7 +97,30 @@ def _towers(checkpoint: Checkpoint) -> Towers:
         vocabulary=model.config.text_config.vocab_size,
         token_reader=token_reader,
         activation=_activation(model, image_size),
+        tokenizer=_portable(tokenizer, max_length, siglip),
     )
+
+
+def _portable(tokenizer: Any, max_length: int, siglip: bool) -> str | None:
+    """What `tokenize` does, as JSON of the library tokenizers, if that is what it runs on."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    from tokenizers import Tokenizer, normalizers
+
+    portable = Tokenizer.from_str(backend.to_str())
+    portable.enable_truncation(max_length, direction=tokenizer.truncation_side)
+    portable.no_padding()
+    if siglip:
+        portable.enable_padding(
+            direction=tokenizer.padding_side,
+            pad_id=tokenizer.pad_token_id,
+            pad_token=tokenizer.pad_token,
+            length=max_length,
+        )
+        steps = [normalizers.Lowercase(), *filter(None, [portable.normalizer])]
+        portable.normalizer = normalizers.Sequence(steps)
+    return str(portable.to_str())
 
 
 def _image_inputs(model: Any, pixels: torch.Tensor) -> dict[str, Any]:

@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from localize.encoders.device import choose_device, choose_dtype, exact_convolutions
-from localize.encoders.errors import CheckpointError
-from localize.encoders.text_cache import TextCache
+from localize.encoders.reload import Reloadable
+from localize.encoders.texts import Texts, TextTower
 from localize.encoders.tokens import TOKEN_SCALE, RewiredBlock, TokenReader
 
-TEXT_BATCH = 256
 # Numbers in the widest activation of one forward on the CPU. With many more it outgrows the caches:
 # a ViT-B/16 takes a fifth longer for a crop at 16 crops a forward than at 4.
 CPU_ACTIVATION = 3_000_000
@@ -49,18 +48,18 @@ class Towers:
     vocabulary: int  # ids that the text tower knows
     token_reader: Callable[[Any], TokenReader | None]  # of the model, once it is on its device
     activation: int  # numbers in the widest activation of one crop's forward
+    tokenizer: str | None = None
+    """`tokenize` as JSON of the library tokenizers, where it is one of that library's."""
 
 
-class TowerEncoder:
+class TowerEncoder(Reloadable):
     """Towers as an `Encoder`; see the protocol for shapes.
 
     Several threads may use one at a time. float32 means float32: its convolutions are not rounded
-    to TF32. Where `reload` says how, it can be pickled: as that, in a few hundred bytes.
+    to TF32.
     """
 
     negatives: list[str]  # only where the checkpoint brings a bank of its own
-    reload: Callable[[], Any] | None = None
-    """Loads the same encoder again; what it is pickled as must be found in a module."""
 
     def __init__(
         self,
@@ -94,20 +93,19 @@ class TowerEncoder:
         self._crops_at_once = sys.maxsize
         if self.device.type == "cpu":  # as many as its caches hold
             self._crops_at_once = max(1, CPU_ACTIVATION // towers.activation)
-        self._cache = TextCache(_cache_identity(towers.identity, self.device, self.dtype))
-        self._said_truncated = False
+        self.text_tower = TextTower(
+            towers.tokenize,
+            lambda ids: towers.embed_ids(ids.to(self.device)),
+            towers.max_length,
+            towers.vocabulary,
+        )
+        self.tokenizer, self.activation = towers.tokenizer, towers.activation
+        identity = _cache_identity(towers.identity, self.device, self.dtype)
+        self._texts = Texts(self.name, identity, lambda: self.text_tower)
         self._compiled: Any = None
         if compile:
             self._crops_at_once = min(self._crops_at_once, COMPILED_BATCH)
             self._compile()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self.reload is None:
-            raise TypeError(
-                f"{self.name} was not loaded by its name, so it cannot be pickled; "
-                "load_encoder and Localizer.from_pretrained give what can be"
-            )
-        return _loaded_again, (self.name, self.reload)
 
     def encode_crops(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embed crops (B, 3, S, S), normalised RGB, float32, on any device.
@@ -130,35 +128,26 @@ class TowerEncoder:
 
         A text that is too long is cut, with one warning for the first.
         """
-        if not texts:
-            return self.encode_prompts([""])[:0]
-        # Command lines hand over bytes that are no valid text as lone surrogates.
-        texts = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        found = self._cache.get(texts)
-        missing = list(dict.fromkeys(text for text in texts if text not in found))
-        if missing:
-            new = dict(zip(missing, self._embed_texts(missing), strict=True))
-            self._cache.add(new)
-            found |= new
-        return torch.stack([found[text] for text in texts])
+        return self._texts.embed(texts)
 
     def _forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings and tokens of crops, of any length and in the model's dtype."""
         pixels = crops.to(self.device, self.dtype)
         if self._compiled is None:
-            return self._run_tower(pixels)
+            return self.run_tower(pixels)
         count = len(pixels)
         filled = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self._crops_at_once - count))
         embeddings, tokens = self._compiled(filled)
         return embeddings[:count], None if tokens is None else tokens[:count]
 
-    def _run_tower(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def run_tower(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Embeddings and tokens, of any length, of crops on the device and in the dtype."""
         embeddings = self._towers.embed_crops(pixels)
         return embeddings, None if self._read_tokens is None else self._read_tokens()
 
     def _compile(self) -> None:
         """Compile the image tower by running it once, so that failing to is told before work."""
-        self._compiled = torch.compile(self._run_tower, dynamic=False)
+        self._compiled = torch.compile(self.run_tower, dynamic=False)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # The compiler's notes are for its developers.
@@ -169,44 +158,6 @@ class TowerEncoder:
                 f"{self.name} cannot be compiled here, so use it without compiling; torch says: "
                 f"{reason if len(reason) <= 200 else reason[:197] + '...'}"
             ) from error
-
-    def _embed_texts(self, texts: list[str]) -> torch.Tensor:
-        """Encode P texts to unit-norm (P, D), in batches of one length: nothing is padded."""
-        rows = self._tokenize(texts)
-        order = sorted(range(len(texts)), key=lambda i: len(rows[i]))
-        result: dict[int, torch.Tensor] = {}
-        while order:
-            length = len(rows[order[0]])
-            batch = [i for i in order[:TEXT_BATCH] if len(rows[i]) == length]
-            order = order[len(batch) :]
-            ids = torch.tensor([rows[i] for i in batch], device=self.device)
-            with torch.inference_mode():
-                embeddings = self._towers.embed_ids(ids)
-            result |= zip(batch, _unit(embeddings).cpu(), strict=True)
-        return torch.stack([result[i] for i in range(len(texts))])
-
-    def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of each text, none longer than the text tower takes."""
-        rows, cut = self._towers.tokenize(texts)
-        if cut and not self._said_truncated:
-            self._said_truncated = True
-            shown = cut[0] if len(cut[0]) <= 60 else cut[0][:57] + "..."
-            warnings.warn(
-                f"prompts over {self._towers.max_length} tokens are cut, the first is {shown!r}",
-                stacklevel=4,
-            )
-        if max(max(row) for row in rows) >= self._towers.vocabulary:
-            raise CheckpointError(
-                f"the tokenizer in {self.name} is not of the same model as the weights"
-            )
-        return rows
-
-
-def _loaded_again(name: str, reload: Callable[[], Any]) -> Any:
-    """What a pickled encoder stands for; its name stays what it was."""
-    encoder = reload()
-    encoder.name = name
-    return encoder
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
