@@ -10,6 +10,7 @@ import pickle
 import shutil
 import socket
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,78 @@ def test_pickled_weights_are_not_opened_unasked(folder: Path, tmp_path: Path) ->
     assert "only pickled ones (pytorch_model.bin)" in message
     assert "--unpickle" in message
     assert not (tmp_path / "was run").exists()
+
+
+def payload(tmp_path: Path) -> bytes:
+    return pickle.dumps(Payload(tmp_path / "was run"), protocol=2)
+
+
+def place_single(folder: Path, content: bytes) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(content)
+
+
+def place_shards(folder: Path, content: bytes) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = [f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2)]
+    torch.save(weights, folder / names[0])
+    (folder / names[1]).write_bytes(content)
+    where = dict.fromkeys(weights, names[0]) | {"visual_projection.weight": names[1]}
+    index = {"metadata": {}, "weight_map": where}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+def place_zipped(folder: Path, content: bytes) -> None:
+    """As torch.save writes it: a zip archive with the pickle as one of its files."""
+    (folder / "model.safetensors").unlink()
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+        archive.writestr("archive/version", "3")
+        archive.writestr("archive/byteorder", "little")
+
+
+def place_for_open_clip(folder: Path, content: bytes) -> None:
+    pytest.importorskip("open_clip", reason="needs the extra open-clip")
+    from open_clip_checkpoints import tiny_open_clip
+
+    shutil.rmtree(folder)
+    tiny_open_clip(folder)
+    (folder / "open_clip_model.safetensors").unlink()
+    (folder / "open_clip_pytorch_model.bin").write_bytes(content)
+
+
+def place_as_safetensors(folder: Path, content: bytes) -> None:
+    (folder / "model.safetensors").write_bytes(content)
+
+
+def place_beside(folder: Path, content: bytes) -> None:
+    """Files that other programs open without being asked."""
+    (folder / "model.safetensors").unlink()
+    for name in ("model.pt", "training_args.bin", "optimizer.pt", "negatives.npy", "model.ckpt"):
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        place_single,
+        place_shards,
+        place_zipped,
+        place_for_open_clip,
+        place_as_safetensors,
+        place_beside,
+    ],
+)
+def test_a_pickle_that_would_run_a_command_runs_nothing(
+    folder: Path, tmp_path: Path, place: Callable[[Path, bytes], None]
+) -> None:
+    place(folder, payload(tmp_path))
+    refusal(folder)
+    refusal(folder, unpickle=True)
+    assert not (tmp_path / "was run").exists()
+    pickle.loads(payload(tmp_path))  # the very same bytes do run where nobody is careful
+    assert (tmp_path / "was run").exists()
 
 
 def test_a_checkpoint_without_weights_is_refused(folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -13,7 +12,7 @@ import pytest
 import torch
 import transformers
 from checkpoints import FAMILIES, tiny_checkpoint
-from hub_server import Hub, Repository, files_of, serve
+from hub_server import Hub, Repository, files_of
 from PIL import Image
 from safetensors.torch import load_file, save
 from test_checkpoints import Payload, refusal
@@ -63,17 +62,6 @@ def age(folder: Path) -> None:
     (folder / "flax_model.msgpack").write_bytes(b"\0" * 1000)
     (folder / "tf_model.h5").write_bytes(b"\0" * 1000)
     (folder / "README.md").write_text("# Model Card: CLIP")
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    with serve(Hub()) as hub:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.address)
-        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        yield hub
 
 
 @pytest.fixture
@@ -503,7 +491,7 @@ def test_a_check_tells_tokens_and_input_of_a_folder_as_loading_does(
     assert side in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("family", ["vit", "timm_map", "timm_convolutional", "perception", "coca"])
+@pytest.mark.parametrize("family", ["vit", "timm_map", "timm_convolutional"])
 def test_a_check_of_an_open_clip_model_tells_what_loading_finds(
     hub: Hub, tmp_path: Path, family: str
 ) -> None:

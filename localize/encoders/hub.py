@@ -100,6 +100,7 @@ def find_files(
             remote = look_up(str(name), unpickle=unpickle)
             if check is not None:
                 check(Files(str(name), download(remote, remote.layout.others), remote.layout))
+            check_weights_found(remote, str(name))
             found = download(remote, remote.layout.needed), remote.layout
             _remember(remote, revision)
         except HubUnreachableError:
@@ -152,8 +153,8 @@ def split_name(name: str) -> tuple[str, str | None]:
 def look_up(name: str, *, unpickle: bool = False) -> Remote:
     """Ask the hub which files of a model are needed; fetches at most its configuration files.
 
-    Raises CheckpointError where there are only pickles and `unpickle` is not set, or the hub has no
-    such model or cannot be reached.
+    There may be no weights among them (`check_weights_found`). Raises CheckpointError where the hub
+    has no such model or cannot be reached.
     """
     repository, revision = split_name(name)
     with _explained(name):
@@ -169,14 +170,22 @@ def look_up(name: str, *, unpickle: bool = False) -> Remote:
             return main
         if found := _conversion(main):
             return found
-        main = _list(repository, revision or "main", unpickle=unpickle)
-    if not main.layout.weights:
+        return _list(repository, revision or "main", unpickle=unpickle)
+
+
+def check_weights_found(remote: Remote, name: str) -> None:
+    """Raise CheckpointError where there is nothing of a model that may be opened."""
+    if remote.layout.weights:
+        return
+    if not remote.layout.pickles:
         raise CheckpointError(
-            f"{name!r} has only pickled weights ({main.layout.pickles[0]}) and no conversion to "
-            "safetensors by the hub; a pickle can be made to harm, so it is opened only if you "
-            "say --unpickle (in Python unpickle=True), or choose another model"
+            f"the hub model {name!r} has no weights in a layout that can be read here; {ADVICE}"
         )
-    return main
+    raise CheckpointError(
+        f"{name!r} has only pickled weights ({remote.layout.pickles[0]}) and no conversion to "
+        "safetensors by the hub; a pickle can be made to harm, so it is opened only if you "
+        "say --unpickle (in Python unpickle=True), or choose another model"
+    )
 
 
 def download(remote: Remote, names: tuple[str, ...]) -> Path:

@@ -9,9 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localize.encoders.checkpoint import load_checkpoint
-from localize.encoders.errors import CheckpointError
 from localize.encoders.folders import check_weights
-from localize.encoders.hub import Files, download, find_cached, find_files, find_folder, look_up
+from localize.encoders.hub import (
+    Files,
+    check_weights_found,
+    download,
+    find_cached,
+    find_files,
+    find_folder,
+    look_up,
+)
 from localize.encoders.hugging_face import describe
 from localize.encoders.layouts import Layout
 from localize.encoders.open_clip_checkpoint import PREFIX, load_open_clip, tagged_repository
@@ -46,13 +53,12 @@ def inspect_model(name: str, *, unpickle: bool = False) -> Inspection:
     else:
         remote = look_up(repository, unpickle=unpickle)
         layout = remote.layout
-        if not layout.weights:
-            raise CheckpointError(f"the hub model {name!r} has no weights that can be read here")
         conversion = f"converted by the hub (commit {remote.commit[:8]})"
         origin = conversion if remote.conversion else "on the hub"
-        outline = Files(name, download(remote, layout.others), layout)
+        image_size, tokens = _describe(Files(name, download(remote, layout.others), layout))
+        check_weights_found(remote, name)
         sizes = {file: remote.sizes[file] for file in layout.needed}
-        return Inspection(layout, origin, sizes, *_describe(outline))
+        return Inspection(layout, origin, sizes, image_size, tokens)
     files = Files(name, folder, layout)
     check_weights(files)
     return Inspection(layout, origin, _sizes(folder, layout), *_describe(files))
