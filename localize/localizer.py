@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from localize.boxes import find_boxes, threshold_boxes
@@ -31,8 +33,9 @@ from localize.files import find_images
 from localize.images import SUFFIXES, ImageError, ImageSource, Picture, read_ahead
 from localize.names import display_name
 from localize.options import Options
-from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt
+from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt, in_words
 from localize.relevance import (
+    best_of,
     distinctness,
     map_size,
     presences,
@@ -138,6 +141,21 @@ class _Pending:
         return Encoded(self.picture, self.grids, self._embeddings, self._tokens, self.source)
 
 
+@dataclass(frozen=True, eq=False)
+class _Queries:
+    """What P prompts are made of: Q embeddings of texts, one an alternative.
+
+    wanted: float32 (Q, D). owner: int64 (Q,), the prompt of each. unlike: (L, D), what the prompts
+    `unlike_owner` (L,) are not, or None. prompts: P.
+    """
+
+    wanted: torch.Tensor
+    owner: torch.Tensor
+    unlike: torch.Tensor | None
+    unlike_owner: torch.Tensor
+    prompts: int
+
+
 class Localizer:
     """Finds things in pictures by words, with any encoder of the `Encoder` protocol.
 
@@ -156,6 +174,7 @@ class Localizer:
         self.options = options
         self.batch_size = options.batch_size or choose_batch_size(self._device)
         self._embed = PromptEmbedder(encoder)
+        self._pictures: WeakKeyDictionary[Picture, torch.Tensor] = WeakKeyDictionary()
         bank = getattr(encoder, "negatives", None) or BANK
         self._bank = [as_prompt(word) for word in bank]
 
@@ -261,7 +280,7 @@ class Localizer:
         """
         encoded = image if isinstance(image, Encoded) else self.encode(image)
         asked = _as_prompts(prompts)
-        wanted, picture = self._embed(asked), encoded.picture
+        picture = encoded.picture
         cells = encoded.num_crops if encoded.tokens is None else encoded.tokens[..., 0].numel()
         at_once = max(1, min(PROMPTS_AT_ONCE, SCORES_AT_ONCE // cells))
         width, height = map_size(picture.pixels.shape[1], picture.pixels.shape[0])
@@ -270,7 +289,7 @@ class Localizer:
         found: dict[str, list[Box]] = {}
         for start in range(0, len(asked), at_once):
             part = slice(start, start + at_once)
-            presence, maps, plain = self._relevance(encoded, wanted[part])
+            presence, maps, plain = self._relevance(encoded, self._queries(asked[part]))
             self._find_boxes(found, picture, asked[part], presence, maps, plain)
             all_presence[part], all_maps[part] = presence, maps
         return Localization(
@@ -310,8 +329,49 @@ class Localizer:
         return np.asarray(torch.softmax(logits, 0).numpy(), np.float32)
 
     def embed_prompts(self, prompts: str | Prompt | Sequence[str | Prompt]) -> torch.Tensor:
-        """The unit-norm embeddings of the prompts, float32 (P, D), templates averaged."""
-        return self._embed(_as_prompts(prompts))
+        """The unit-norm embeddings of the prompts, float32 (P, D), templates and alternatives
+        averaged."""
+        queries = self._queries(_as_prompts(prompts))
+        sums = torch.zeros(queries.prompts, queries.wanted.shape[1])
+        return F.normalize(sums.index_add(0, queries.owner, queries.wanted), dim=-1)
+
+    def _queries(self, prompts: Sequence[Prompt]) -> _Queries:
+        """The embeddings of all alternatives of prompts."""
+        alternatives = [each for prompt in prompts for each in prompt.alternatives]
+        counts = torch.tensor([len(prompt.alternatives) for prompt in prompts])
+        unlike = [each for prompt in prompts for each in prompt.unlike]
+        unlike_counts = torch.tensor([len(prompt.unlike) for prompt in prompts])
+        numbers = torch.arange(len(prompts))
+        return _Queries(
+            self._embed_all(alternatives),
+            numbers.repeat_interleave(counts),
+            self._embed_all(unlike) if unlike else None,
+            numbers.repeat_interleave(unlike_counts),
+            len(prompts),
+        )
+
+    def _embed_all(self, alternatives: Sequence[tuple[str, ...] | Picture]) -> torch.Tensor:
+        """The embeddings (Q, D) of ensembles of texts, and of pictures in words."""
+        texts = [each for each in alternatives if not isinstance(each, Picture)]
+        embedded = iter(self._embed(texts) if texts else ())
+        return torch.stack(
+            [
+                self._in_words(each) if isinstance(each, Picture) else next(embedded)
+                for each in alternatives
+            ]
+        )
+
+    def _in_words(self, picture: Picture) -> torch.Tensor:
+        """What a picture shows as an embedding of text (D,); worked out once."""
+        if picture not in self._pictures:
+            height, width = picture.pixels.shape[:2]
+            pending = _Pending(
+                picture, picture, make_grids(width, height, self.encoder.image_size, (), 1.0)
+            )
+            embedding, _ = self._encode_batch(torch.stack(list(self._crops([pending], deque()))))
+            bank, scale = self._negatives[0], self.encoder.logit_scale
+            self._pictures[picture] = in_words(embedding, bank, scale)[0]
+        return self._pictures[picture]
 
     def _readable(
         self, images: Iterable[ImageSource], on_error: OnError | None
@@ -398,20 +458,20 @@ class Localizer:
     @cached_property
     def _negatives(self) -> tuple[torch.Tensor, torch.Tensor, float]:
         """The bank (K, D), the user's own negatives (L, D), and the bank's `synonym_limit`."""
-        bank = self._embed(self._bank)
-        own = [as_prompt(word) for word in self.options.negatives]
+        bank = self._embed([word.texts for word in self._bank])
+        own = [as_prompt(word).texts for word in self.options.negatives]
         return bank, self._embed(own) if own else bank[:0], synonym_limit(bank)
 
     def _relevance(
-        self, encoded: Encoded, wanted: torch.Tensor
+        self, encoded: Encoded, queries: _Queries
     ) -> tuple[Array, Array, dict[int, Array]]:
-        """Presence (P,) and maps (P, h, w) of prompts (P, D).
+        """Presence (P,) and maps (P, h, w) of prompts.
 
         Tokens, distinctness and edges are worth their time only for what may be in the picture: the
         map of a prompt whose presence is below the threshold is that of its windows. The others'
         maps are also given as they are without distinctness, by the number of their prompt.
         """
-        windows, tokens = self._scores(encoded, wanted)
+        windows, tokens = self._scores(encoded, queries)
         presence = presences(windows, tokens)
         maps = relevance_maps(encoded.grids, windows, None)
         here = np.flatnonzero(presence >= self.options.threshold)
@@ -420,24 +480,37 @@ class Localizer:
         if tokens is not None:
             maps[here] = relevance_maps(encoded.grids, windows[:, here], tokens[..., here])
         cells = encoded.embeddings[:, None, None] if encoded.tokens is None else encoded.tokens
-        factors = distinctness(encoded.grids, cells @ wanted[here].T)
+        likeness = best_of(cells @ queries.wanted.T, queries.owner, queries.prompts)
+        factors = distinctness(encoded.grids, likeness[..., here])
         both = np.concatenate([maps[here], maps[here] * factors])
         plain, maps[here] = np.split(follow_edges(both, encoded.superpixels), 2)
         return presence, maps, dict(zip(here.tolist(), plain, strict=True))
 
     def _scores(
-        self, encoded: Encoded, wanted: torch.Tensor
+        self, encoded: Encoded, queries: _Queries
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """How much windows (N, P) and tokens (N, h, w, P), if any, look like prompts (P, D)."""
+        """How much windows (N, P) and tokens (N, h, w, P), if any, look like prompts.
+
+        Each alternative is judged alone and the best counts; what is no rival of one of a prompt's
+        alternatives is none of the others either.
+        """
         bank, own, limit = self._negatives
+        wanted, owner, count = queries.wanted, queries.owner, queries.prompts
         check_same_length(self.encoder, wanted, encoded.embeddings)
         negatives, against = torch.cat([bank, own]), rivals(wanted, bank, own, limit)
+        near = best_of((~against).float().T, owner, count).T.bool()
+        against = ~near[owner]
+        if queries.unlike is not None:
+            negatives = torch.cat([negatives, queries.unlike])
+            against = torch.cat([against, owner[:, None] == queries.unlike_owner], 1)
         scale, tokens = self.encoder.logit_scale, encoded.tokens
         scores = probabilities(encoded.embeddings, wanted, negatives, against, scale)
+        best = best_of(scores, owner, count)
         if tokens is None:
-            return scores, None
+            return best, None
         temper = getattr(self.encoder, "token_scale", scale) / scale
-        return scores, probabilities(tokens, wanted, negatives, against, scale, temper)
+        token_scores = probabilities(tokens, wanted, negatives, against, scale, temper)
+        return best, best_of(token_scores, owner, count)
 
     def _find_boxes(
         self,

@@ -1,18 +1,22 @@
-"""From a user's words to embeddings: templates, ensembles and negatives.
+"""From what a user asks for to embeddings: templates, alternatives, pictures, negatives.
 
-Knows texts and the text side of an encoder; must not know images.
+Knows texts, the text side of an encoder, and what a picture's embedding means in words; must not
+know windows or maps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from localize.encoders.checks import check_prompt_embeddings
 from localize.encoders.protocol import Encoder
+from localize.images import ImageSource, Picture, read_image
 
 TEMPLATES = (
     "a photo of {}",
@@ -30,6 +34,10 @@ _DETERMINERS = frozenset(
     "a an the some my your his her its our their this that these those one two three".split()
 )
 _JOINTS = frozenset("is are was were with without of in on at by for and or who which not".split())
+
+SHARPNESS = 2.0
+"""How much more than by its softmax a picture in words keeps to the words it is most like. With 1 a
+doubtful one lies in the middle of the bank, near to too many of its words to have rivals."""
 
 BANK = tuple(
     """sky clouds grass tree leaves flower bush plant soil sand stone mountain snow water sea river
@@ -49,20 +57,73 @@ BANK = tuple(
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the user asks for. `label` is what results call it, `texts` what the encoder reads.
+    """What the user asks for. Most are made by `Prompt.of` or `Prompt.from_image`.
+
+    label: what results call it.
+    texts: what the encoder reads; their embeddings are averaged. Empty where pictures are asked.
+    others: alternatives, each with texts of its own; each is judged alone and the best counts.
+    pictures: pictures of the thing, each an alternative.
+    unlike: pictures of what it is not.
 
     Raises TypeError for what is no text and ValueError where there is none or a blank one.
     """
 
     label: str
     texts: tuple[str, ...]
+    others: tuple[tuple[str, ...], ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    unlike: tuple[Picture, ...] = ()
+
+    @classmethod
+    def of(cls, label: str, *, any: Iterable[str] = ()) -> Prompt:
+        """A label of the user's own for the things that it may be.
+
+        any: words or phrases, each judged alone: a car counts as a vehicle however little it is
+            like a bus. Without them the label itself is asked.
+
+        >>> Prompt.of("vehicle", any=["car", "truck", "bus"])
+        """
+        if isinstance(any, str) or not isinstance(any, Iterable):
+            raise TypeError(f"any must be several texts, as in a list, not {any!r}")
+        first, *others = [as_prompt(text).texts for text in any] or [as_prompt(label).texts]
+        return cls(label, first, tuple(others))
+
+    @classmethod
+    def from_image(
+        cls,
+        image: ImageSource,
+        label: str | None = None,
+        *,
+        words: str | None = None,
+        unlike: Iterable[ImageSource] = (),
+    ) -> Prompt:
+        """A picture that shows the thing to be found, and little else.
+
+        image: what `images.read_image` takes; it is read at once.
+        label: what results call it; by default the words, else the file's name.
+        words: what it is called as well, as an alternative.
+        unlike: pictures of what is not meant, which it is scored against.
+
+        Raises ImageError for a picture that cannot be read.
+        """
+        picture = read_image(image)
+        name = label or words or (Path(picture.file).stem if picture.file else "picture")
+        texts = as_prompt(words).texts if words else ()
+        return cls(name, texts, (), (picture,), tuple(read_image(each) for each in unlike))
+
+    @property
+    def alternatives(self) -> tuple[tuple[str, ...] | Picture, ...]:
+        """All that it may be: ensembles of texts, and pictures."""
+        return (*((self.texts,) if self.texts else ()), *self.others, *self.pictures)
 
     def __post_init__(self) -> None:
-        if isinstance(self.texts, str) or not all(
-            isinstance(text, str) for text in (self.label, *self.texts)
+        ensembles = (self.texts, *self.others)
+        if any(isinstance(texts, str) for texts in ensembles) or not all(
+            isinstance(text, str) for text in (self.label, *chain.from_iterable(ensembles))
         ):
             raise TypeError(f"a Prompt must be a label and a tuple of texts, not {self}")
-        if not self.texts or not all(text.strip() for text in self.texts):
+        some = bool(self.texts or self.pictures) and all(self.others)
+        if not some or not all(text.strip() for text in chain.from_iterable(ensembles)):
             raise ValueError(f"the texts of the prompt {self.label!r} must be words, none blank")
 
 
@@ -108,15 +169,30 @@ class PromptEmbedder:
         self._encoder = encoder
         self._known: dict[str, torch.Tensor] = {}
 
-    def __call__(self, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """Embed P prompts as float32 (P, D), each the unit-norm mean of its texts' embeddings."""
-        texts = {text for prompt in prompts for text in prompt.texts}
+    def __call__(self, ensembles: Sequence[tuple[str, ...]]) -> torch.Tensor:
+        """Embed P ensembles of texts as float32 (P, D), each the unit-norm mean of its texts'."""
+        texts = {text for ensemble in ensembles for text in ensemble}
         new = sorted(texts - self._known.keys())
         if new:
             embeddings = self._encoder.encode_prompts(new)
             check_prompt_embeddings(self._encoder, embeddings, len(new))
             self._known.update(zip(new, embeddings.detach().float().cpu(), strict=True))
         means = [
-            torch.stack([self._known[text] for text in prompt.texts]).mean(0) for prompt in prompts
+            torch.stack([self._known[text] for text in ensemble]).mean(0) for ensemble in ensembles
         ]
         return F.normalize(torch.stack(means), dim=-1)
+
+
+def in_words(pictures: torch.Tensor, bank: torch.Tensor, logit_scale: float) -> torch.Tensor:
+    """Embeddings of pictures as embeddings of texts: what they show, said in words of the bank.
+
+    pictures: unit-norm (P, D), of the image tower. bank: unit-norm (K, D), of texts.
+    Returns unit-norm (P, D): the mean of the bank weighted by
+    softmax(SHARPNESS * logit_scale * cosine).
+
+    Cosines between two pictures lie in another, higher and narrower band than those between a
+    picture and a text ("the modality gap", Liang et al., arXiv 2203.02053): scored as it is, any
+    picture is sure to be in any other. In words it has presence, and "not here", as words have.
+    """
+    weights = torch.softmax(SHARPNESS * logit_scale * pictures @ bank.T, -1)
+    return F.normalize(weights @ bank, dim=-1)

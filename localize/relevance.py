@@ -77,6 +77,17 @@ def rivals(
     return torch.cat([prompts @ bank.T < limit, prompts @ own.T < SAME], dim=1)
 
 
+def best_of(scores: torch.Tensor, owner: torch.Tensor, prompts: int) -> torch.Tensor:
+    """The best of each prompt's alternatives: (..., P) of scores (..., Q).
+
+    owner: int64 (Q,), ascending: the prompt, from 0 to `prompts` - 1, that each one belongs to.
+    """
+    if len(owner) == prompts:
+        return scores
+    best = scores.new_full((*scores.shape[:-1], prompts), -torch.inf)
+    return best.scatter_reduce(-1, owner.expand(scores.shape), scores, "amax")
+
+
 def probabilities(
     embeddings: torch.Tensor,
     prompts: torch.Tensor,

@@ -8,6 +8,7 @@ COLOURS = {
     "green": (0, 255, 0),
     "blue": (0, 0, 255),
     "yellow": (255, 255, 0),
+    "orange": (255, 128, 0),
     "grey": (128, 128, 128),
 }
 
@@ -19,7 +20,7 @@ class ColourEncoder:
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
     logit_scale = 30.0
-    negatives = tuple(COLOURS)
+    negatives = ("red", "green", "blue", "yellow", "grey")
 
     def encode_crops(self, crops):
         cells = F.adaptive_avg_pool2d(crops, 4).permute(0, 2, 3, 1)

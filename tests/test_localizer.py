@@ -13,6 +13,7 @@ from colours import ColourEncoder, unit
 from PIL import Image
 
 from localize import Localizer, Options, Prompt
+from localize.prompts import as_prompt
 from localize.relevance import relevance_maps
 
 
@@ -69,7 +70,7 @@ def test_a_place_that_is_less_like_the_prompt_than_the_picture_is_has_little_rel
     pixels[(pixels == 128).all(2)] = (150, 90, 90)
     found = localizer.locate(pixels, ["red"])
     encoded = localizer.encode(pixels)
-    plain = localizer._scores(encoded, localizer.embed_prompts("red"))
+    plain = localizer._scores(encoded, localizer._queries([as_prompt("red")]))
     (without,) = relevance_maps(encoded.grids, *plain)
     thing, far = np.s_[45:75, 35:65], np.s_[:, 110:]
     (relevance,) = found.maps
@@ -141,6 +142,44 @@ def test_a_label_of_the_users_own_names_the_result(localizer):
     result = localizer.locate(picture(), Prompt("traffic light", ("something red",)))
     assert result.prompts == ("traffic light",)
     assert result.boxes[0].label == "traffic light"
+
+
+def test_each_alternative_is_judged_alone_and_the_best_counts(localizer):
+    either = Prompt.of("signal", any=["red", "blue"])
+    encoded = localizer.encode(picture())
+    red, blue = localizer.locate(encoded, ["red", "blue"]).presence
+    assert blue < red
+    result = localizer.locate(encoded, [either, "green"])
+    assert result.prompts == ("signal", "green")
+    assert result.presence[0] == pytest.approx(red, abs=1e-5)
+    assert result.boxes[0].label == "signal"
+    assert localizer.locate(encoded, "green").presence == pytest.approx(result.presence[1:])
+
+
+def test_a_word_of_the_bank_that_is_one_alternative_is_no_rival_of_another():
+    encoder = ColourEncoder()
+    encoder.negatives = ["orange", "blue", "grey"]
+    localizer = Localizer(encoder)
+    pixels = picture(colour=(255, 120, 0))
+    alone = localizer.locate(pixels, "red").presence
+    with_orange = localizer.locate(pixels, Prompt.of("warm", any=["red", "orange"])).presence
+    assert with_orange > alone
+
+
+def test_a_picture_as_a_prompt_finds_its_like_and_nothing_else(localizer):
+    like = Prompt.from_image(np.full((20, 30, 3), (250, 10, 10), np.uint8), "like this")
+    result = localizer.locate(picture(), like)
+    assert iou(result.boxes[0].xyxy, (60, 80, 140, 160)) > 0.4
+    assert result.presence[0] > 0.8
+    assert localizer.locate(picture(colour=(0, 0, 255)), like).boxes == []
+
+
+def test_pictures_of_what_is_not_meant_are_scored_against(localizer):
+    red, orange = (np.full((20, 30, 3), rgb, np.uint8) for rgb in ((250, 10, 10), (255, 120, 0)))
+    pixels = picture(colour=(255, 110, 0))
+    plain = localizer.locate(pixels, Prompt.from_image(red, "red")).presence
+    wary = localizer.locate(pixels, Prompt.from_image(red, "red", unlike=[orange])).presence
+    assert wary < plain
 
 
 def test_the_users_own_negatives_are_scored_against():

@@ -1,8 +1,13 @@
 """Prompts: label and text kept apart, ensembles for bare nouns, phrases as they are."""
 
+import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
 
-from localize.prompts import BANK, TEMPLATES, Prompt, as_prompt
+from localize.images import ImageError
+from localize.prompts import BANK, TEMPLATES, Prompt, as_prompt, in_words
 
 
 @pytest.mark.parametrize("noun", ["cat", "fire hydrant", "Golden retriever puppy"])
@@ -54,3 +59,35 @@ def test_a_number_is_no_prompt():
 
 def test_the_bank_names_each_thing_once():
     assert len(set(BANK)) == len(BANK)
+
+
+def test_alternatives_are_kept_apart_and_the_label_names_them_all():
+    vehicle = Prompt.of("vehicle", any=["car", "a big red bus"])
+    assert vehicle.label == "vehicle"
+    assert vehicle.alternatives == (as_prompt("car").texts, ("a big red bus",))
+    assert Prompt.of("car") == as_prompt("car")
+
+
+@pytest.mark.parametrize("wrong", ["car", 7])
+def test_alternatives_that_are_no_list_are_refused(wrong):
+    with pytest.raises(TypeError, match="any must be several texts"):
+        Prompt.of("vehicle", any=wrong)
+
+
+def test_a_picture_as_a_prompt_is_named_by_its_label_its_words_or_its_file(tmp_path):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "my crop.png")
+    assert Prompt.from_image(tmp_path / "my crop.png").label == "my crop"
+    assert Prompt.from_image(pixels, words="cat").label == "cat"
+    assert Prompt.from_image(pixels, "tabby", words="cat").label == "tabby"
+    with pytest.raises(ImageError, match="no such file"):
+        Prompt.from_image(tmp_path / "missing.png")
+
+
+def test_a_picture_in_words_lies_among_the_words_it_is_most_like():
+    bank = torch.eye(6)[:4]
+    picture = F.normalize(torch.tensor([[0.2, 0.0, 0.1, 0.0, 0.9, 0.3]]), dim=-1)
+    (found,) = in_words(picture, bank, 30.0)
+    weights = torch.softmax(60 * bank @ picture[0], 0)
+    torch.testing.assert_close(found[:4], F.normalize(weights, dim=-1))
+    assert found.argmax() == 0

@@ -89,7 +89,7 @@ class PineconeChapter:
     def locate(self, encoded: EncodedWindows, prompts: Sequence[str]) -> Localization:
         """One box a prompt, present or not; presence is the best patch's mean cosine."""
         patch, rows, columns = self._patches(encoded.picture)
-        vectors = self._embed([as_prompt(prompt) for prompt in prompts]).numpy()
+        vectors = self._embed([as_prompt(prompt).texts for prompt in prompts]).numpy()
         (cosines,) = encoded.cosines(vectors)
         means = np.stack([self._patch_means(each, rows, columns) for each in cosines])
         scores = means.copy()
@@ -175,7 +175,7 @@ class ClipDiy:
         """At least one box a prompt, present or not; presence is the map's greatest cosine."""
         height, width = encoded.picture.pixels.shape[:2]
         size = map_size(width, height)
-        vectors = self._embed([as_prompt(prompt) for prompt in prompts]).numpy()
+        vectors = self._embed([as_prompt(prompt).texts for prompt in prompts]).numpy()
         enlarged = [
             np.stack([cv2.resize(each, size, interpolation=cv2.INTER_LINEAR) for each in cosines])
             for cosines in encoded.cosines(vectors)
