@@ -58,14 +58,14 @@ def inside_only(relevance_map: Any, candidates: Any) -> Any:
     return (boxes._sums(integral, candidates) / areas).astype(np.float32)
 
 
-def nothing_stands_out(grids: Any, likeness: Any) -> Any:
-    """In place of `distinctness`: leaves maps as they are."""
-    return np.ones((likeness.shape[-1], 1, 1), np.float32)
+def nothing_stands_out(maps: Any, grids: Any, likeness: Any) -> Any:
+    """In place of `distinct`: leaves maps as they are."""
+    return maps
 
 
-def of_the_distinct_map(relevance_map: Any, threshold: float, plain: Any) -> Any:
+def of_the_distinct_map(relevance_map: Any, plain: Any, presence: float, threshold: float) -> Any:
     """In place of `find_boxes`: scores boxes in one map alone."""
-    return boxes.find_boxes(relevance_map, threshold)
+    return boxes.find_boxes(relevance_map, None, presence, threshold)
 
 
 def unmended(encoder: Any) -> tokens.TokenReader:
@@ -112,7 +112,7 @@ def _last_block(encoder: Any) -> tuple[Any, tokens.Step]:
 
 
 SHARP = (localizer, "find_boxes", of_the_distinct_map)
-PLAIN = (localizer, "distinctness", nothing_stands_out)
+PLAIN = (localizer, "distinct", nothing_stands_out)
 
 DECISIONS = (
     Decision("as it is"),
@@ -136,13 +136,15 @@ DECISIONS = (
     Decision("superpixels share nothing", constants=[(edges, "SHARE", 0.0)]),
     Decision("superpixels share .4", constants=[(edges, "SHARE", 0.4)]),
     Decision("one segmentation", constants=[(edges, "COARSENESS", ((50, 20),))]),
-    Decision("boxes at one threshold", options={"boxes": "threshold"}),
+    Decision("boxes at one threshold", constants=[(boxes, "LEVELS", (0.5,))]),
     Decision("box score: in the distinct map", constants=[SHARP]),
     Decision("box score: mean inside", constants=[(boxes, "contrast", inside_only)]),
     Decision("box score: inside - ring", constants=[(boxes, "STRENGTH", 1.0)]),
     Decision("box score: root of inside", constants=[(boxes, "STRENGTH", 0.5)]),
     Decision("nested boxes at their full score", constants=[(boxes, "DOUBT", 1.0)]),
     Decision("nested boxes at .7", constants=[(boxes, "DOUBT", 0.7)]),
+    Decision("tips at their full score", constants=[(boxes, "TIP_DOUBT", 1.0)]),
+    Decision("slivers", constants=[(boxes, "LEAST_SIDE", 1)]),
     Decision("wider ring", constants=[(boxes, "RING", 0.5)]),
     Decision("suppression at IoU 0.3", constants=[(boxes, "OVERLAP", 0.3)]),
     Decision("suppression at IoU 0.5", constants=[(boxes, "OVERLAP", 0.5)]),
@@ -189,7 +191,7 @@ def measure(encoder: Any, samples: Sequence[Sample], decisions: Sequence[Decisio
     truths = [sample.truth for sample in samples]
     rows = []
     for decision, row in zip(decisions, answers, strict=True):
-        whole = figures(truths, row, threshold=Options().threshold)
+        whole = figures(truths, row, row)
         found = {"name": decision.name}
         found |= {
             key: whole[key] for key in ("AP50", "AP30", "pointing", "presence_auc", "corloc50")

@@ -68,7 +68,7 @@ def measure(
             result = default.locate(each, sample.truth.prompts)
             answers.setdefault(name, []).append(answer_of(result, each.num_crops))
     truths = [sample.truth for sample in samples]
-    return {name: figures(truths, found, Options().threshold) for name, found in answers.items()}
+    return {name: figures(truths, found, found) for name, found in answers.items()}
 
 
 def part_of(whole: Encoded, budget: int) -> Encoded:

@@ -33,7 +33,7 @@ def main() -> None:
     # No box is drawn at threshold 1, so that only presence takes time.
     machine = Localizer(load_object(parsed.encoder), Options(threshold=1.0))
     samples = list(read_coco(parsed.data))
-    answers = [ask(machine, sample) for sample in samples]
+    answers = [ask(machine, sample)[1] for sample in samples]
     shares = [largest(sample) for sample in samples]
     print("share of the photo | names | presence AUC")
     for low, high in pairwise(EDGES):

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from localize.boxes import find_boxes, threshold_boxes
+from localize.boxes import contrast_of, enlarged, find_boxes
 from localize.content import content
 from localize.crops import batches, crops_of
 from localize.edges import Superpixels, follow_edges, superpixels
@@ -35,14 +35,16 @@ from localize.names import display_name
 from localize.options import Options
 from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt, in_words
 from localize.relevance import (
+    FAINT,
     best_of,
-    distinctness,
+    distinct,
     map_size,
     presences,
     probabilities,
     relevance_maps,
     rivals,
     synonym_limit,
+    with_peaks,
 )
 from localize.result import Box, Localization
 from localize.windows import Grid, make_grids, within_budget
@@ -289,9 +291,9 @@ class Localizer:
         found: dict[str, list[Box]] = {}
         for start in range(0, len(asked), at_once):
             part = slice(start, start + at_once)
-            presence, maps, plain = self._relevance(encoded, self._queries(asked[part]))
-            self._find_boxes(found, picture, asked[part], presence, maps, plain)
-            all_presence[part], all_maps[part] = presence, maps
+            presence, maps, to_cut = self._relevance(encoded, self._queries(asked[part]))
+            self._find_boxes(found, picture, asked[part], presence, to_cut)
+            all_presence[part], all_maps[part] = presence, with_peaks(maps, presence)
         return Localization(
             pixels=picture.pixels,
             file=picture.file,
@@ -464,27 +466,33 @@ class Localizer:
 
     def _relevance(
         self, encoded: Encoded, queries: _Queries
-    ) -> tuple[Array, Array, dict[int, Array]]:
+    ) -> tuple[Array, Array, dict[int, tuple[Array, Array]]]:
         """Presence (P,) and maps (P, h, w) of prompts.
 
         Tokens, distinctness and edges are worth their time only for what may be in the picture: the
-        map of a prompt whose presence is below the threshold is that of its windows. The others'
-        maps are also given as they are without distinctness, by the number of their prompt.
+        map of a prompt whose presence is below FAINT is that of its windows. Third come, by the
+        numbers of the prompts that can have boxes, the maps to cut them out of, and the same before
+        they were made distinct.
         """
         windows, tokens = self._scores(encoded, queries)
         presence = presences(windows, tokens)
         maps = relevance_maps(encoded.grids, windows, None)
-        here = np.flatnonzero(presence >= self.options.threshold)
-        if not len(here):
-            return presence, maps, {}
-        if tokens is not None:
-            maps[here] = relevance_maps(encoded.grids, windows[:, here], tokens[..., here])
         cells = encoded.embeddings[:, None, None] if encoded.tokens is None else encoded.tokens
         likeness = best_of(cells @ queries.wanted.T, queries.owner, queries.prompts)
-        factors = distinctness(encoded.grids, likeness[..., here])
-        both = np.concatenate([maps[here], maps[here] * factors])
-        plain, maps[here] = np.split(follow_edges(both, encoded.superpixels), 2)
-        return presence, maps, dict(zip(here.tolist(), plain, strict=True))
+        to_cut: dict[int, tuple[Array, Array]] = {}
+        # Apart, so that a map is the same to the last digit whatever is reported.
+        clear, faint = presence >= FAINT, presence >= contrast_of(self.options.threshold)
+        for here in (np.flatnonzero(clear), np.flatnonzero(faint & ~clear)):
+            if len(here):
+                some = None if tokens is None else tokens[..., here]
+                plain = relevance_maps(encoded.grids, windows[:, here], some)
+                sharp = distinct(plain, encoded.grids, likeness[..., here])
+                edged = follow_edges(np.concatenate([sharp, plain]), encoded.superpixels)
+                pairs = zip(*np.split(edged, 2), strict=True)
+                to_cut |= dict(zip(here.tolist(), pairs, strict=True))
+        for number in np.flatnonzero(clear).tolist():
+            maps[number] = to_cut[number][0]
+        return presence, maps, to_cut
 
     def _scores(
         self, encoded: Encoded, queries: _Queries
@@ -518,28 +526,23 @@ class Localizer:
         picture: Picture,
         prompts: Sequence[Prompt],
         presence: Array,
-        maps: Array,
-        plain: dict[int, Array],
+        maps: dict[int, tuple[Array, Array]],
     ) -> None:
         """Put the boxes of prompts into `found`. None is surer than its prompt's presence."""
         first = picture.pixels[0]
         if (first == first[0]).all() and (picture.pixels == first).all():
             return  # Nothing stands out of a picture of one colour.
         height, width = picture.pixels.shape[:2]
-        map_width, map_height = map_size(width, height)
-        to_picture = np.array([width / map_width, height / map_height] * 2)
-        threshold = self.options.threshold
-        for number, (prompt, sure) in enumerate(zip(prompts, presence.tolist(), strict=True)):
-            # A prompt that is asked twice gets its boxes once.
-            if sure < threshold or prompt.label in found:
+        for number, (sharp, plain) in maps.items():
+            label, sure = prompts[number].label, float(presence[number])
+            if label in found:  # A prompt that is asked twice gets its boxes once.
                 continue
-            if self.options.boxes == "contrast":
-                boxes = find_boxes(maps[number], threshold, plain[number])
-            else:
-                boxes = threshold_boxes(maps[number], threshold)
-            found[prompt.label] = [
-                Box(prompt.label, min(score, sure), tuple((np.array(xyxy) * to_picture).tolist()))
-                for *xyxy, score in boxes.tolist()
+            boxes = find_boxes(sharp, plain, sure, self.options.threshold)
+            found[label] = [
+                Box(label, score, (left, top, right, bottom))
+                for left, top, right, bottom, score in enlarged(
+                    boxes, sharp.shape[::-1], (width, height)
+                ).tolist()
             ]
 
 

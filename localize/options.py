@@ -25,10 +25,8 @@ class Options:
         1 gives the plain grid of patches.
     budget: the most windows of a picture that are encoded: of those that scales and stride make,
         the ones that show most; None: all of them.
-    threshold: the least score, in [0, 1], of a box that is reported. A prompt whose presence is
-        below it has none.
-    boxes: how boxes are cut out of a map. "contrast": at many thresholds, keeping those that stand
-        out from their surroundings; "threshold": at half the map's maximum.
+    threshold: the least score, in [0, 1], of a box that is reported: the chance that it is right.
+        0 reports all, those too that are more likely parts or echoes of others: a ranked list.
     negatives: words that prompts are scored against, besides the encoder's own bank.
     batch_size: crops that go through the image encoder at once; None: as many as suit the device,
         see `encoders.device.choose_batch_size`.
@@ -40,8 +38,7 @@ class Options:
     scales: tuple[float, ...] = (1.0, 0.63, 0.4, 0.25)
     stride: float = 0.75
     budget: int | None = None
-    threshold: float = 0.09
-    boxes: str = "contrast"
+    threshold: float = 0.075
     negatives: tuple[str, ...] = ()
     batch_size: int | None = None
     max_pixels: int = MAX_PIXELS
@@ -59,8 +56,6 @@ class Options:
             raise ValueError(f"budget must be at least 1, not {self.budget}")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], not {self.threshold}")
-        if self.boxes not in ("contrast", "threshold"):
-            raise ValueError(f'boxes must be "contrast" or "threshold", not {self.boxes!r}')
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
         if self.max_pixels < 1:

@@ -45,6 +45,9 @@ sudden change at a window's rim would look like an edge of something."""
 LOGITS_AT_ONCE = 1 << 24
 """The most logits that `probabilities` makes before it sums them up: 64 MB a copy."""
 
+FAINT = 0.09
+"""Presence below which nothing can be told from a prompt's map but that it is not there."""
+
 MAP_SIDE = 160
 """Pixels along the long side of a relevance map: finer than windows and tokens can resolve."""
 
@@ -166,21 +169,29 @@ def relevance_maps(
     return np.asarray(mean.clamp(0, 1).numpy(), np.float32)
 
 
-def distinctness(grids: Sequence[Grid], likeness: torch.Tensor) -> Array:
-    """How much more a place is like each prompt than the picture is on the whole.
+def distinct(maps: Array, grids: Sequence[Grid], likeness: torch.Tensor) -> Array:
+    """The maps times how much more a place is like each prompt than the picture is on the whole.
 
-    likeness: (N, th, tw, P), the cosine of every token (1 x 1: of every window) with every prompt.
-    Returns float32 (P, h, w) of `map_size`, in [0, 1] with a peak of 1, to multiply maps with.
+    maps: float32 (P, h, w) of `map_size`. likeness: (N, th, tw, P), the cosine of every token
+    (1 x 1: of every window) with every prompt.
+    Returns float32 (P, h, w), in the range of the maps.
 
-    With z the standard score of a cosine among those of the picture, it is the mean of
-    sigmoid(DISTINCT * z), squared. Negatives have no say in it: where a part of a thing goes by a
-    name of its own (a sleeve is a shirt as well as a person), or where a place is like nothing at
-    all, probabilities mislead and it does not.
+    With z the standard score of a cosine among those of the picture, the factor is the mean of
+    sigmoid(DISTINCT * z), squared, with a peak of 1. Negatives have no say in it: where a part of a
+    thing goes by a name of its own (a sleeve is a shirt as well as a person), or where a place is
+    like nothing at all, probabilities mislead and it does not.
     """
     spread, mean = torch.std_mean(likeness, dim=(0, 1, 2), correction=0)
     standard = (likeness - mean) / spread.clamp_min(LEAST_SPREAD)
-    maps = _mean_over_scales(grids, torch.sigmoid(DISTINCT * standard)) ** 2
-    return np.asarray((maps / maps.amax((1, 2), keepdim=True)).numpy(), np.float32)
+    factors = _mean_over_scales(grids, torch.sigmoid(DISTINCT * standard)) ** 2
+    return maps * np.asarray((factors / factors.amax((1, 2), keepdim=True)).numpy(), np.float32)
+
+
+def with_peaks(maps: Array, peaks: Array) -> Array:
+    """Each of the maps (P, h, w), in [0, 1], scaled so that it is highest at its peak, (P,)."""
+    highest = maps.max(axis=(1, 2))
+    scaled = maps / np.where(highest > 0, highest, 1)[:, None, None]
+    return np.asarray(scaled * peaks[:, None, None], np.float32)
 
 
 def _mean_over_scales(grids: Sequence[Grid], scores: torch.Tensor) -> torch.Tensor:

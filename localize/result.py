@@ -17,14 +17,16 @@ from PIL import Image
 
 from localize import files, render
 
-JSON_VERSION = 1
+JSON_VERSION = 2
+"""Since 2 a box's score is the chance that it is right; in 1 it was a contrast, mostly lower."""
 
 
 @dataclass(frozen=True)
 class Box:
     """One found thing.
 
-    label: the prompt that found it. score: in [0, 1].
+    label: the prompt that found it. score: the chance, in [0, 1], that it is right, which is to
+    say that it has an IoU of .3 or more with a thing of that name.
     xyxy: left, top, right, bottom in pixels of the upright picture; right and bottom exclusive.
     """
 
@@ -43,7 +45,8 @@ class Localization:
     model: the name of the encoder.
     prompts: the P labels asked for.
     presence: float32 (P,) in [0, 1], how sure it is that each prompt is in the picture at all.
-    maps: float32 (P, h, w) in [0, 1], relevance at the resolution that windows can resolve.
+    maps: float32 (P, h, w) in [0, 1], relevance at the resolution that windows can resolve; the
+        peak of each is the presence of its prompt.
     boxes: of all prompts, best first.
     source: what the picture was read from, as it was given: a path, bytes, an image or an array.
     """
@@ -70,14 +73,18 @@ class Localization:
 
     @property
     def relevance(self) -> npt.NDArray[np.float32]:
-        """The maps enlarged to the picture, float32 (P, height, width) in [0, 1].
+        """The maps enlarged to the picture, float32 (P, height, width) in [0, 1], with their peaks.
 
         Made anew at each call; for many prompts or a huge picture read `maps`.
         """
         size = (self.width, self.height)
         maps = [Image.fromarray(each).resize(size, Image.Resampling.BILINEAR) for each in self.maps]
-        shape = (len(maps), self.height, self.width)
-        return np.asarray(maps, np.float32).reshape(shape) if maps else np.empty(shape, np.float32)
+        if not maps:
+            return np.empty((0, self.height, self.width), np.float32)
+        enlarged = np.asarray(maps, np.float32)
+        # A peak of one pixel may lie between pixels of the picture.
+        reached = np.maximum(enlarged.max((1, 2), keepdims=True), np.finfo(np.float32).tiny)
+        return enlarged / reached * self.maps.max((1, 2), keepdims=True)
 
     def overlay(self, prompt: str) -> Image.Image:
         """The picture under the relevance map and the boxes of one prompt, with a legend.

@@ -44,7 +44,7 @@ def test_a_folder_gives_json_and_an_overlay_for_each_picture(photos, tmp_path, c
     assert detect(photos, *PROMPTS, "--model", checkpoint, "-o", output) == 0
     for name in ("a photo.jpg", "b.png", "more/b.png"):
         found = json.loads((output / f"{name}.json").read_text("utf-8"))
-        assert found["version"] == 1
+        assert found["version"] == 2
         status = (photos / name).stat()
         assert found["image"] == {
             "file": name.split("/")[-1],

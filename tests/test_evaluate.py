@@ -11,12 +11,14 @@ from colours import COLOURS, ColourEncoder
 from PIL import Image
 
 from localize import Localizer, Options
+from localize.evaluation import metrics
 from localize.evaluation.coco import read_coco
 from localize.evaluation.evaluate import (
     ask,
     format_per_class,
     format_table,
     load_object,
+    own_names,
     peaks,
     run,
     scene_samples,
@@ -29,6 +31,12 @@ from localize.result import Localization
 SHARED = Path(__file__).parents[2] / "shared"
 PROMPTS = ("red", "green", "blue", "yellow")
 BARS = (
+    "precision50",
+    "recall50",
+    "cgF1_50",
+    "precision30",
+    "recall30",
+    "cgF1_30",
     "AP50",
     "AP30",
     "pointing",
@@ -115,6 +123,28 @@ def test_false_boxes_are_those_that_a_user_would_see(samples, report):
     assert figures["false_boxes_per_absent_prompt"] == pytest.approx(drawn / (2 * len(samples)))
 
 
+def test_figures_of_reported_boxes_are_those_of_what_a_user_sees(samples, report):
+    seen = Localizer(ColourEncoder())
+    answers = [ask(seen, sample)[1] for sample in samples]
+    expected = metrics.reported_boxes([sample.truth for sample in samples], answers, 0.5)
+    assert [report[f"{name}50"] for name in ("precision", "recall")] == [
+        expected["precision"],
+        expected["recall"],
+    ]
+    assert report["cgF1_50"] == expected["cgF1"]
+
+
+def test_a_photo_can_be_asked_for_its_own_names_and_as_many_absent_ones(samples):
+    many = replace(samples[0].truth, prompts=(*PROMPTS, "grey", "pink", "brown"))
+    asked = [each.truth for each in own_names([Sample(samples[0].image, many)] * 5, seed=3)]
+    for truth in asked:
+        assert set(truth.labels) <= set(truth.prompts) <= set(many.prompts)
+        assert len(truth.prompts) == 2 * len(set(truth.labels))
+    assert len({truth.prompts for truth in asked}) > 1
+    again = own_names([Sample(samples[0].image, many)] * 5, seed=3)
+    assert [each.truth.prompts for each in again] == [truth.prompts for truth in asked]
+
+
 def test_average_precision_does_not_depend_on_the_users_threshold(samples, report):
     strict = run(samples, Localizer(ColourEncoder(), Options(threshold=1.0)))
     assert strict["AP50"] == report["AP50"]
@@ -150,10 +180,13 @@ def test_figures_that_nothing_was_counted_for_are_none_and_shown_as_a_dash():
 
 
 def test_the_table_has_a_line_a_method_and_the_class_table_a_line_a_name(report):
-    lines = format_table(report).splitlines()
-    assert [line.split()[0] for line in lines] == ["method", "localize", "pinecone", "clip-diy"]
-    assert len({len(line) for line in lines}) == 1
-    assert f"{report['AP50']:.3f}" in lines[1]
+    for table, figure in zip(
+        format_table(report).split("\n\n"), (report["AP50"], report["precision50"]), strict=True
+    ):
+        lines = table.splitlines()
+        assert [line.split()[0] for line in lines[1:]] == ["localize", "pinecone", "clip-diy"]
+        assert len({len(line) for line in lines}) == 1
+        assert f"{figure:.3f}" in lines[1]
     classes = format_per_class(report).splitlines()
     assert [line.split()[0] for line in classes] == ["name", *sorted(PROMPTS)]
 
@@ -250,7 +283,8 @@ def test_a_coco_folder_becomes_samples_with_corners_and_all_names_asked(folder):
     assert first.truth.prompts == second.truth.prompts == ("red", "green")
     assert second.truth.labels == ("red",)
     assert second.truth.iscrowd.tolist() == [True]
-    assert ask(Localizer(ColourEncoder()), first).presence.shape == (2,)
+    _, answer = ask(Localizer(ColourEncoder()), first)
+    assert answer.presence.shape == (2,)
 
 
 def test_a_folder_without_instances_is_named(tmp_path):

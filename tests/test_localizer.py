@@ -500,3 +500,23 @@ def test_an_encoded_picture_is_written_as_a_line(localizer):
     tokens = "without tokens" if encoded.tokens is None else "4 x 4 tokens each"
     windows = f"{encoded.num_crops} windows"
     assert repr(encoded) == f"<Encoded a picture, 320 x 240: {windows}, {tokens}>"
+
+
+def test_a_map_is_highest_at_the_presence_of_its_prompt(localizer):
+    result = localizer.locate(picture(), ["red", "green", "blue"])
+    assert {box.label for box in result.boxes} < set(result.prompts)
+    for maps in (result.maps, result.relevance):
+        assert maps.max((1, 2)) == pytest.approx(result.presence, rel=1e-6)
+
+
+def test_a_threshold_says_what_is_reported_and_changes_no_map(localizer):
+    encoded, asked = localizer.encode(picture()), ["red", "green", "blue", "yellow"]
+    results = [
+        Localizer(localizer.encoder, Options(threshold=threshold)).locate(encoded, asked)
+        for threshold in (0, 0.05, 0.5, 1)
+    ]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.maps, results[0].maps)
+    counts = [len(result.boxes) for result in results]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] == 0 < counts[0]

@@ -238,14 +238,79 @@ def test_shares_are_over_pairs_not_names():
     assert metrics.share({}) is None
 
 
-def test_false_boxes_are_those_of_absent_prompts_that_reach_the_threshold():
+def test_false_boxes_are_those_of_absent_prompts():
     truths = [truth([("cat", (0, 0, 10, 10))]), truth([("dog", (0, 0, 10, 10))])]
     somewhere = (50, 50, 60, 60)
     answers = [
         answer([("cat", 0.9, somewhere), ("dog", 0.5, somewhere), ("dog", 0.4, somewhere)]),
-        answer([("cat", 0.3, somewhere), ("kite", 0.8, somewhere)]),
+        answer([("dog", 0.3, somewhere), ("kite", 0.8, somewhere)]),
     ]
-    assert metrics.false_boxes(truths, answers, 0.5) == 2 / 4
-    assert metrics.false_boxes(truths, answers, 0.0) == 4 / 4
+    assert metrics.false_boxes(truths, answers) == 3 / 4
     everything = truth([(name, somewhere) for name in NAMES])
-    assert metrics.false_boxes([everything], answers[:1], 0.0) is None
+    assert metrics.false_boxes([everything], answers[:1]) is None
+
+
+def plain_reported(truths, answers, iou):
+    """Precision, recall and cgF1, pair by pair of picture and prompt."""
+    right = boxes = things = right_there = boxes_there = 0
+    cells = {(there, said): 0 for there in (False, True) for said in (False, True)}
+    for each, found in zip(truths, answers, strict=True):
+        for prompt in each.prompts:
+            mine = [
+                (score, xyxy)
+                for label, score, xyxy in zip(found.labels, found.scores, found.xyxy, strict=True)
+                if label == prompt
+            ]
+            own = zip(each.labels, each.xyxy, each.iscrowd, strict=True)
+            own = [(xyxy, crowd) for label, xyxy, crowd in own if label == prompt]
+            free = [xyxy for xyxy, crowd in own if not crowd]
+            things += len(free)
+            cells[bool(own), bool(mine)] += 1
+            for _, xyxy in sorted(mine, key=lambda box: -box[0]):
+                best = max(free, key=lambda thing: plain_iou(xyxy, thing), default=None)
+                if best is not None and plain_iou(xyxy, best) >= iou:
+                    free = [thing for thing in free if thing is not best]
+                    right += 1
+                elif any(plain_iou(xyxy, thing, True) >= iou for thing, crowd in own if crowd):
+                    continue
+                boxes += 1
+                boxes_there += bool(own)
+            right_there = right
+    f1 = 2 * right_there / (boxes_there + things)
+    (tn, fp), (fn, tp) = [[cells[there, said] for said in (False, True)] for there in (False, True)]
+    matthews = (tp * tn - fp * fn) / ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) ** 0.5
+    return {"precision": right / boxes, "recall": right / things, "cgF1": 100 * f1 * matthews}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("iou", [0.3, 0.5])
+def test_reported_boxes_are_judged_as_by_going_through_pictures_and_prompts(seed, iou):
+    truths, answers = random_pictures(seed)
+    answers = [
+        answer(
+            [
+                box
+                for box in zip(each.labels, each.scores, each.xyxy, strict=True)
+                if box[1] >= 0.6 and not (box[0] == "kite" and number % 2)
+            ]
+        )
+        for number, each in enumerate(answers)
+    ]
+    expected = plain_reported(truths, answers, iou)
+    assert metrics.reported_boxes(truths, answers, iou) == pytest.approx(expected)
+
+
+def test_two_boxes_on_one_thing_are_one_right_one_and_one_wrong_one():
+    truths = [truth([("cat", (0, 0, 10, 10))])]
+    answers = [answer([("cat", 0.9, (0, 0, 10, 9)), ("cat", 0.8, (0, 0, 10, 10))])]
+    found = metrics.reported_boxes(truths, answers, 0.5)
+    assert found["precision"] == 0.5
+    assert found["recall"] == 1
+    assert found["cgF1"] == pytest.approx(100 * 2 / 3)
+
+
+def test_reported_boxes_without_any_prompt_there_or_without_a_box_have_no_figure():
+    nothing = metrics.reported_boxes([truth()], [answer()], 0.5)
+    assert nothing == {"precision": None, "recall": None, "cgF1": None}
+    silent = metrics.reported_boxes([truth([("cat", (0, 0, 9, 9))])], [answer()], 0.5)
+    assert silent == {"precision": None, "recall": 0, "cgF1": 0}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localize import Localizer
-from localize.boxes import find_boxes, threshold_boxes
+from localize.boxes import find_boxes
 from localize.relevance import map_size, overlap_average, relevance_maps
 from localize.windows import Grid, make_grids
 
@@ -129,14 +129,13 @@ def blocks(height: int, width: int, seed: int, side: int = 4) -> np.ndarray:
     return values.repeat(side, 0).repeat(side, 1)
 
 
-@pytest.mark.parametrize("find", [find_boxes, threshold_boxes])
 @given(st.integers(1, 30), st.integers(1, 30), seeds, st.sampled_from([1, 4]), st.floats(0, 1))
 @few
 def test_boxes_lie_inside_the_map_best_first_and_score_what_was_asked_for(
-    find: object, height: int, width: int, seed: int, side: int, threshold: float
+    height: int, width: int, seed: int, side: int, threshold: float
 ) -> None:
     relevance = blocks(height, width, seed, side)
-    found = find(relevance, threshold)  # type: ignore[operator]
+    found = find_boxes(relevance, threshold=threshold)
     assert found.dtype == np.float32
     assert found.shape[1:] == (5,)
     assert (found[:, :2] >= 0).all()
@@ -146,15 +145,14 @@ def test_boxes_lie_inside_the_map_best_first_and_score_what_was_asked_for(
     assert (np.diff(found[:, 4]) <= 0).all()
 
 
-@pytest.mark.parametrize("find", [find_boxes, threshold_boxes])
 @given(st.integers(2, 15), st.integers(2, 15), seeds, st.integers(2, 4))
 @few
 def test_enlarging_a_map_enlarges_its_boxes_and_leaves_their_scores(
-    find: object, height: int, width: int, seed: int, factor: int
+    height: int, width: int, seed: int, factor: int
 ) -> None:
     relevance = blocks(height, width, seed)
-    found = find(relevance)  # type: ignore[operator]
-    enlarged = find(relevance.repeat(factor, 0).repeat(factor, 1))  # type: ignore[operator]
+    found = find_boxes(relevance)
+    enlarged = find_boxes(relevance.repeat(factor, 0).repeat(factor, 1))
     assert len(enlarged) == len(found)
     expected = found * np.array([factor] * 4 + [1])
     np.testing.assert_allclose(by_place(enlarged), by_place(expected), atol=1e-4)

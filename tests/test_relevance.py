@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from localize.relevance import (
     LEAST_BANK,
     TOKEN_POWER,
-    distinctness,
+    distinct,
     map_size,
     overlap_average,
     presences,
@@ -19,6 +19,7 @@ from localize.relevance import (
     relevance_maps,
     rivals,
     synonym_limit,
+    with_peaks,
 )
 from localize.windows import make_grids
 
@@ -192,11 +193,13 @@ def test_where_there_is_only_the_whole_picture_its_tokens_are_the_map():
     assert relevance[0, -1] == pytest.approx(0)
 
 
-def test_distinctness_is_the_squared_mean_of_logistic_standard_scores_with_a_peak_of_one():
+def test_maps_are_multiplied_by_the_squared_mean_of_logistic_standard_scores_with_a_peak_of_one():
     grids = make_grids(320, 240, 32, SCALES, 0.75)
     count = sum(map(len, grids))
     likeness = 0.2 + 0.05 * torch.randn(count, 2, 3, 2, generator=torch.manual_seed(8))
-    for prompt, found in enumerate(distinctness(grids, likeness)):
+    for prompt, found in enumerate(
+        distinct(np.full((2, 120, 160), 0.5, np.float32), grids, likeness)
+    ):
         cosines = likeness[..., prompt : prompt + 1].double().numpy()
         logistic = 1 / (1 + np.exp(-2 * (cosines - cosines.mean()) / cosines.std()))
         maps, start = [], 0
@@ -205,21 +208,23 @@ def test_distinctness_is_the_squared_mean_of_logistic_standard_scores_with_a_pea
             maps.append(overlap_average(grid, part)[0].numpy())
             start += len(grid)
         expected = np.mean(maps[1:], axis=0) ** 2
-        np.testing.assert_allclose(found, expected / expected.max(), rtol=1e-4)
+        np.testing.assert_allclose(found, 0.5 * expected / expected.max(), rtol=1e-4)
 
 
 def test_distinctness_does_not_depend_on_how_alike_an_encoder_finds_everything():
     grids = make_grids(320, 240, 32, SCALES, 0.75)
     likeness = torch.rand(sum(map(len, grids)), 1, 1, 3, generator=torch.manual_seed(9))
-    narrow = distinctness(grids, 0.7 + 0.05 * likeness)
-    np.testing.assert_allclose(narrow, distinctness(grids, likeness), rtol=1e-3)
+    maps = np.ones((3, 120, 160), np.float32)
+    narrow = distinct(maps, grids, 0.7 + 0.05 * likeness)
+    np.testing.assert_allclose(narrow, distinct(maps, grids, likeness), rtol=1e-3)
 
 
 def test_where_all_places_are_equally_like_a_prompt_none_is_distinct():
     grids = make_grids(320, 240, 32, SCALES, 0.75)
     likeness = torch.full((sum(map(len, grids)), 2, 2, 1), 0.25)
     rounding = 1e-7 * torch.randn(likeness.shape, generator=torch.manual_seed(10))
-    np.testing.assert_allclose(distinctness(grids, likeness + rounding), 1, rtol=1e-3)
+    maps = np.random.default_rng(0).random((1, 120, 160), np.float32)
+    np.testing.assert_allclose(distinct(maps, grids, likeness + rounding), maps, rtol=1e-3)
 
 
 def test_tempering_multiplies_the_log_odds():
@@ -228,3 +233,11 @@ def test_tempering_multiplies_the_log_odds():
     plain = probabilities(embeddings, prompts, negatives, against, 20.0)
     found = probabilities(embeddings, prompts, negatives, against, 20.0, temper=0.4)
     torch.testing.assert_close(torch.logit(found), 0.4 * torch.logit(plain), atol=1e-3, rtol=1e-3)
+
+
+def test_a_map_is_highest_at_the_peak_it_is_given_and_keeps_its_proportions():
+    maps = np.random.default_rng(1).random((3, 12, 16), np.float32)
+    maps[2] = 0
+    found = with_peaks(maps, np.array([0.8, 0.01, 0.5], np.float32))
+    assert found.max((1, 2)).tolist() == [np.float32(0.8), np.float32(0.01), 0]
+    np.testing.assert_allclose(found[0] / maps[0], 0.8 / maps[0].max(), rtol=1e-5)

@@ -30,7 +30,7 @@ def result():
 def test_json_has_the_promised_form(result, tmp_path):
     result.save_json(tmp_path / "photo.json")
     assert json.loads((tmp_path / "photo.json").read_text("utf-8")) == {
-        "version": 1,
+        "version": 2,
         "image": {"file": "photo.jpg", "width": 40, "height": 30},
         "model": "some/model",
         "prompts": ["a fluffy cat", "ein Hund"],

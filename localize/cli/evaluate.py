@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from localize.cli.shared import (
     DONE,
@@ -37,7 +37,15 @@ def add(commands: Commands) -> None:
     source.add_argument(
         "--data", metavar="FOLDER", help="measure on images/ and instances.json in this folder"
     )
-    evaluate.add_argument("--seed", type=int, default=0, help="seed of the first scene")
+    evaluate.add_argument(
+        "--seed", type=int, default=0, help="seed of the first scene, or of --own-names"
+    )
+    evaluate.add_argument(
+        "--own-names",
+        action="store_true",
+        help="ask each picture of --data for the names in it and as many that are not, as scenes "
+        "are asked; default: for all names",
+    )
     evaluate.add_argument("--json", metavar="FILE", help="write the figures to this file")
     evaluate.add_argument(
         "--encoder",
@@ -56,6 +64,8 @@ def run(parsed: argparse.Namespace) -> int:
     options = options_of(parsed)
     if parsed.scenes is not None and parsed.scenes < 1:
         raise ValueError(f"--scenes must be at least 1, not {parsed.scenes}")
+    if parsed.own_names and not parsed.data:
+        raise ValueError("--own-names goes with --data; scenes are always asked so")
     from localize import files, images
     from localize.evaluation import coco, evaluate
     from localize.evaluation.recipes import RECIPES
@@ -72,7 +82,10 @@ def run(parsed: argparse.Namespace) -> int:
         localizer = make_localizer(parsed, options, pictures)
     if parsed.data:
         samples: Iterable[Sample] = coco.read_coco(parsed.data)
-        source = {"data": Path(parsed.data).name}
+        source: dict[str, Any] = {"data": Path(parsed.data).name}
+        if parsed.own_names:
+            samples = evaluate.own_names(samples, parsed.seed)
+            source |= {"own_names": True, "seed": parsed.seed}
     else:
         samples = evaluate.scene_samples(parsed.scenes, parsed.seed)
         source = {"scenes": parsed.scenes, "seed": parsed.seed}

@@ -108,14 +108,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=float,
         default=defaults.threshold,
-        help="least score of a reported box, in [0, 1]; default: %(default)s",
-    )
-    parser.add_argument(
-        "--boxes",
-        choices=["contrast", "threshold"],
-        default=defaults.boxes,
-        help="cut boxes out where they stand out from their surroundings, or at half the map's "
-        "maximum; default: %(default)s",
+        help="least score of a reported box: the chance, in [0, 1], that it is right; "
+        "default: %(default)s",
     )
     parser.add_argument(
         "--negatives",

@@ -2,10 +2,9 @@
 
 Knows the two verbs, samples and metrics; must not know the command line or how answers come about.
 
-AP looks at whole ranked lists, so every method is asked for all its boxes, however weak. Of the
-same list `false_boxes_per_absent_prompt` counts those that a user would see at the localizer's own
-threshold, and `false_boxes_per_unknown_prompt` those for words that are no names. The recipes have
-no such threshold: all of their boxes count.
+AP looks at whole ranked lists, so every method is asked for all its boxes, however weak. Precision,
+recall, cgF1 and false boxes look at those that a user sees: what the localizer reports at its own
+threshold. The recipes have none: all of their boxes count.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from localize.evaluation.unknown import some_unknown
 from localize.localizer import Localizer
 from localize.result import Localization
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 PACKAGES = ("clip-localize", "torch", "transformers", "numpy", "opencv-python", "pycocotools")
 
 COLUMNS = {
@@ -42,11 +41,20 @@ COLUMNS = {
     "pointing": "pointing",
     "CorLoc": "corloc50",
     "presence AUC": "presence_auc",
+    "crops": "crops_per_image",
+    "seconds": "seconds_per_image",
+}
+
+REPORTED_COLUMNS = {
+    "precision50": "precision50",
+    "recall50": "recall50",
+    "cgF1_50": "cgF1_50",
+    "precision30": "precision30",
+    "recall30": "recall30",
+    "cgF1_30": "cgF1_30",
     "false boxes": "false_boxes_per_absent_prompt",
     "unknown boxes": "false_boxes_per_unknown_prompt",
     "unknown presence": "presence_of_unknown_prompts",
-    "crops": "crops_per_image",
-    "seconds": "seconds_per_image",
 }
 
 
@@ -80,6 +88,22 @@ def scene_samples(count: int, seed: int = 0) -> Iterator[Sample]:
             unknown=unknown,
         )
         yield Sample(scene.image, truth)
+
+
+def own_names(samples: Iterable[Sample], seed: int = 0) -> Iterator[Sample]:
+    """The same pictures, each asked for the names that are in it and as many that are not.
+
+    What a user asks is mostly there, and figures of reported boxes are set beside those of scenes.
+    The absent names are drawn by ``seed`` and the number of the picture; they are fewer where there
+    are no more.
+    """
+    for number, sample in enumerate(samples):
+        present = sample.truth.present()
+        random = np.random.Generator(np.random.PCG64((seed, number)))
+        absent = random.permutation(np.flatnonzero(~present))[: present.sum()]
+        rows = np.sort(np.concatenate([np.flatnonzero(present), absent]))
+        prompts = tuple(sample.truth.prompts[row] for row in rows)
+        yield replace(sample, truth=replace(sample.truth, prompts=prompts))
 
 
 def load_object(spec: str) -> Encoder:
@@ -134,36 +158,42 @@ def run(
     if unknown:
         raise ValueError(f"recipes must be among {', '.join(RECIPES)}, not {', '.join(unknown)}")
     metrics.load_pycocotools()  # if it is missing, say so before an hour of work
-    # All boxes, for AP; the options that the user set give the threshold of those that count.
-    methods: dict[str, Method] = {
-        "localize": Localizer(localizer.encoder, replace(localizer.options, threshold=0.0))
-    }
+    methods: dict[str, Method] = {"localize": localizer}
     for name in recipes:
         methods[name] = RECIPES[name](localizer.encoder)
+    # For AP; recipes give all their boxes anyway.
+    everything = Localizer(localizer.encoder, replace(localizer.options, threshold=0.0))
     truths: list[Truth] = []
-    answers: dict[str, list[Answer]] = {name: [] for name in methods}
+    ranked: dict[str, list[Answer]] = {name: [] for name in methods}
+    reported: dict[str, list[Answer]] = {name: [] for name in methods}
     for sample in progress(samples):
         truths.append(sample.truth)
         for name, method in methods.items():
-            answers[name].append(ask(method, sample))
+            encoded, answer = ask(method, sample)
+            reported[name].append(answer)
+            if name == "localize":
+                full = everything.locate(encoded, sample.truth.prompts)
+                answer = answer_of(full, answer.crops, answer.encode_seconds, answer.locate_seconds)
+            ranked[name].append(answer)
     if not truths:
         raise ValueError("there is nothing to evaluate: no picture was given")
+    rows = {name: figures(truths, ranked[name], reported[name]) for name in methods}
     return {
         "version": REPORT_VERSION,
-        **figures(truths, answers["localize"], localizer.options.threshold),
-        "recipes": {name: figures(truths, answers[name], threshold=0.0) for name in recipes},
+        **rows.pop("localize"),
+        "recipes": rows,
         "config": _config(localizer, len(truths), source or {}),
     }
 
 
-def ask(method: Method, sample: Sample) -> Answer:
-    """One method's answer about one picture, timed in its two halves."""
+def ask(method: Method, sample: Sample) -> tuple[Any, Answer]:
+    """A picture as one method encodes it, and the answer about it, timed in its two halves."""
     started = time.perf_counter()
     encoded = method.encode(sample.image)
     between = time.perf_counter()
     result = method.locate(encoded, sample.truth.prompts)
     done = time.perf_counter()
-    return answer_of(result, encoded.num_crops, between - started, done - between)
+    return encoded, answer_of(result, encoded.num_crops, between - started, done - between)
 
 
 def answer_of(
@@ -197,14 +227,19 @@ def peaks(result: Localization) -> Array:
     return points
 
 
-def figures(truths: Sequence[Truth], answers: Sequence[Answer], threshold: float) -> dict[str, Any]:
+def figures(
+    truths: Sequence[Truth], answers: Sequence[Answer], reported: Sequence[Answer]
+) -> dict[str, Any]:
     """All figures of one method; ``None`` where there was nothing to count.
+
+    answers: with all boxes, however weak. reported: with those that a user sees.
 
     AP50, AP30: mean over the names present of COCO's average precision at IoU 0.5 and 0.3.
     pointing, corloc50: shares over all pairs of a picture and a name that is in it.
     presence_auc: over all pairs of a picture and a prompt.
-    false_boxes_per_absent_prompt: boxes of at least the threshold, per absent prompt asked; the
-        same for unknown prompts, which are not among the absent ones here.
+    precision50, recall50, cgF1_50 and the same at IoU 0.3: see `metrics.reported_boxes`.
+    false_boxes_per_absent_prompt: reported boxes per absent prompt asked; the same for unknown
+        prompts, which are not among the absent ones here.
     presence_of_unknown_prompts: the median.
     seconds_per_image: median wall time; the first picture also pays for embedding the prompts.
     per_class: the same by name, with ``truths``, the number of its boxes, crowds left out.
@@ -222,10 +257,10 @@ def figures(truths: Sequence[Truth], answers: Sequence[Answer], threshold: float
         "presence_auc": metrics.presence_auc(truths, answers),
         "corloc50": metrics.share(corloc),
         "crops_per_image": float(np.mean([answer.crops for answer in answers])),
-        "false_boxes_per_absent_prompt": metrics.false_boxes(truths, answers, threshold),
-        "false_boxes_per_unknown_prompt": metrics.false_boxes(
-            truths, answers, threshold, unknown=True
-        ),
+        **_seen(truths, reported, 0.5),
+        **_seen(truths, reported, 0.3),
+        "false_boxes_per_absent_prompt": metrics.false_boxes(truths, reported),
+        "false_boxes_per_unknown_prompt": metrics.false_boxes(truths, reported, unknown=True),
         "presence_of_unknown_prompts": metrics.unknown_presence(truths, answers),
         "seconds_per_image": float(np.median(halves.sum(1))),
         "encode_seconds_per_image": float(np.median(halves[:, 0])),
@@ -244,12 +279,19 @@ def figures(truths: Sequence[Truth], answers: Sequence[Answer], threshold: float
 
 
 def format_table(report: Mapping[str, Any]) -> str:
-    """The report's figures as text, one line a method."""
+    """The report's figures as text, one line a method: of ranked lists, and of reported boxes."""
     rows = {"localize": report, **report["recipes"]}
-    return _table(
-        ["method", *COLUMNS],
-        [[name, *(_figure(row[key]) for key in COLUMNS.values())] for name, row in rows.items()],
-    )
+    tables = [
+        _table(
+            [header, *columns],
+            [
+                [name, *(_figure(row[key]) for key in columns.values())]
+                for name, row in rows.items()
+            ],
+        )
+        for header, columns in (("ranked", COLUMNS), ("reported", REPORTED_COLUMNS))
+    ]
+    return "\n\n".join(tables)
 
 
 def format_per_class(report: Mapping[str, Any]) -> str:
@@ -263,6 +305,16 @@ def format_per_class(report: Mapping[str, Any]) -> str:
             for name, row in report["per_class"].items()
         ],
     )
+
+
+def _seen(truths: Sequence[Truth], reported: Sequence[Answer], iou: float) -> dict[str, Any]:
+    """The figures of reported boxes at one IoU, by the names that reports give them."""
+    found, percent = metrics.reported_boxes(truths, reported, iou), round(100 * iou)
+    return {
+        f"precision{percent}": found["precision"],
+        f"recall{percent}": found["recall"],
+        f"cgF1_{percent}": found["cgF1"],
+    }
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -1,4 +1,4 @@
-"""How good answers are: average precision, pointing game, CorLoc, presence AUC, false boxes.
+"""How good answers are: average precision and other figures of ranked lists, and of reported boxes.
 
 Knows truths and answers as plain data; knows nothing of pictures, models or files. Every figure is
 None where it has nothing to be counted over (no present prompt, no absent prompt).
@@ -155,10 +155,93 @@ def unknown_presence(truths: Sequence[Truth], answers: Sequence[Answer]) -> floa
     return float(np.median(found)) if found else None
 
 
+def reported_boxes(
+    truths: Sequence[Truth], answers: Sequence[Answer], iou: float
+) -> dict[str, float | None]:
+    """How good the boxes are that a user sees: ``precision``, ``recall`` and ``cgF1``.
+
+    answers: the boxes that are reported, and no others.
+
+    precision: share of all boxes, those of absent prompts included, that are right: see
+    `are_right`. recall: share of the true boxes of the prompts asked that a right box has found.
+    Crowds are no true boxes, and boxes on them are left out.
+
+    cgF1, of SAM 3 (Carion et al., arXiv 2511.16719), in [-100, 100]: 100 times the F1 of the boxes
+    of present prompts, counted over all pictures at once, times the correlation of Matthews of
+    "the prompt has a box" with "it is there", over all pairs of a picture and a prompt. SAM 3's
+    figure is the mean over IoUs of .5 to .95; this one is of one IoU. None where there is no
+    present prompt or no absent one.
+    """
+    judged = [are_right(*pair, iou) for pair in zip(truths, answers, strict=True)]
+    right = sum(int((each == 1).sum()) for each in judged)
+    wrong = sum(int((each == 0).sum()) for each in judged)
+    wrong_of_absent = 0
+    things = 0
+    there: list[bool] = []
+    has_box: list[bool] = []
+    for truth, answer in zip(truths, answers, strict=True):
+        present = truth.present()
+        absent = {truth.prompts[row] for row in np.flatnonzero(~present)}
+        wrong_of_absent += sum(label in absent for label in answer.labels)
+        things += sum(len(truth.boxes_of(prompt, crowds=False)) for prompt in truth.prompts)
+        there.extend(present.tolist())
+        has_box.extend(prompt in answer.labels for prompt in truth.prompts)
+    f1 = 2 * right / max(right + wrong - wrong_of_absent + things, 1)
+    correlation = _matthews(np.array(there), np.array(has_box))
+    return {
+        "precision": right / (right + wrong) if right + wrong else None,
+        "recall": right / things if things else None,
+        "cgF1": None if correlation is None or not things else 100 * f1 * correlation,
+    }
+
+
+def are_right(truth: Truth, answer: Answer, iou: float) -> npt.NDArray[np.float64]:
+    """For each box of an answer 1 where it is right, 0 where it is wrong, NaN where it is neither.
+
+    As COCO matches them: best first, a box takes the true box of its name that it overlaps most
+    among those that no better box has taken, and is right where their IoU is at least ``iou``. One
+    that is not right and lies in a crowd of its name, by at least that part of its area, is
+    neither.
+    """
+    judged = np.zeros(len(answer.labels))
+    for name in set(answer.labels):
+        rows = [row for row, label in enumerate(answer.labels) if label == name]
+        things = truth.boxes_of(name, crowds=False)
+        overlaps = box_iou(answer.xyxy[rows], things)
+        crowded = _most_inside(answer.xyxy[rows], truth.crowds_of(name)) >= iou
+        for row, each, in_crowd in zip(rows, overlaps, crowded, strict=True):
+            if len(things) and each.max() >= iou:
+                judged[row] = 1
+                overlaps[:, each.argmax()] = -1
+            elif in_crowd:
+                judged[row] = np.nan
+    return judged
+
+
+def _most_inside(boxes: npt.NDArray[np.float64], crowds: npt.NDArray[np.float64]) -> Any:
+    """The largest part of each box (N, 4) that lies in one of the crowds (M, 4): (N,)."""
+    low = np.maximum(boxes[:, None, :2], crowds[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], crowds[None, :, 2:])
+    inside = np.prod(np.clip(high - low, 0, None), axis=-1)
+    return np.max(inside, axis=1, initial=0) / np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+
+
+def _matthews(truth: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> float | None:
+    """The correlation of two lists of yes and no.
+
+    0 where the second is all yes or all no, None where the first is.
+    """
+    if truth.all() or not truth.any():
+        return None
+    if said.all() or not said.any():
+        return 0.0
+    return float(np.corrcoef(truth, said)[0, 1])
+
+
 def false_boxes(
-    truths: Sequence[Truth], answers: Sequence[Answer], threshold: float, unknown: bool = False
+    truths: Sequence[Truth], answers: Sequence[Answer], unknown: bool = False
 ) -> float | None:
-    """Boxes of score >= ``threshold`` drawn for absent prompts, per absent prompt asked.
+    """Boxes drawn for absent prompts, per absent prompt asked.
 
     Absent are the names that are not in their picture or, with ``unknown``, the unknown prompts.
     """
@@ -167,10 +250,7 @@ def false_boxes(
         names = {truth.prompts[row] for row in np.flatnonzero(~truth.present())}
         absent = set(truth.unknown) if unknown else names - set(truth.unknown)
         asked += len(absent)
-        drawn += sum(
-            label in absent and score >= threshold
-            for label, score in zip(answer.labels, answer.scores, strict=True)
-        )
+        drawn += sum(label in absent for label in answer.labels)
     return float(drawn) / asked if asked else None
 
 

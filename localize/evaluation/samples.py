@@ -44,6 +44,10 @@ class Truth:
         chosen = np.array([name == label for name in self.labels], bool)
         return self.xyxy[chosen if crowds else chosen & ~self.iscrowd]
 
+    def crowds_of(self, label: str) -> Array:
+        """The crowd boxes (N, 4) of one name."""
+        return self.xyxy[np.array([name == label for name in self.labels], bool) & self.iscrowd]
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
