@@ -527,3 +527,23 @@ def test_the_list_of_models_names_the_default_and_each_purpose(
     for text in (B16, "many languages", "fast", "satellite", "medicine", "biology", "fashion"):
         assert text in said
     assert max(map(len, said.splitlines())) <= 140
+
+
+def test_evaluate_takes_openais_b16_for_photos_and_emoji_for_scenes(
+    hub: Hub, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = picture.parent / "coco"
+    (folder / "images").mkdir(parents=True)
+    picture.rename(folder / "images" / "photo.png")
+    facts = {
+        "images": [{"id": 1, "file_name": "photo.png", "width": 80, "height": 60}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 20, 20]}],
+    }
+    (folder / "instances.json").write_text(json.dumps(facts))
+    hub.down = True
+    assert main(["evaluate", "--data", str(folder)]) == 2
+    assert B16 in capsys.readouterr().err
+    hub.requests.clear()
+    assert main(["evaluate", "--scenes", "1", "--quiet"]) == 0
+    assert hub.requests == []
