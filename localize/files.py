@@ -12,7 +12,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from itertools import takewhile
@@ -139,40 +139,56 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
     Raises OutputError, an OSError, when it cannot be written.
     """
-    write_together([(path, data)])
+    write_together([path], [data])
 
 
 def write_together(
-    contents: Iterable[tuple[str | os.PathLike[str], bytes]],
+    paths: Sequence[str | os.PathLike[str]],
+    contents: Iterable[bytes],
     instead_of: Iterable[str | os.PathLike[str]] = (),
 ) -> None:
-    """Write files that belong together; where the last one is, the others are of the same writing.
+    """Write files that belong together, as `together` does.
 
-    All go to the disk under hidden names first, as in `write_bytes`. Then the last one's
-    predecessor goes and each file takes its name, the last one last. Of two processes that write
-    the same files into one folder at once, the slower one's stay, all of them.
-
-    contents: paths and their data, asked for one by one. instead_of: files to be removed once all
-    data are on the disk, if they are there.
+    contents: the data of each, asked for one by one.
 
     Raises OutputError, an OSError, when one cannot be written; then none is, and nothing is lost.
     """
-    parts: dict[str, tuple[str, int | None]] = {}
+    with together(paths, instead_of) as parts:
+        for path, part, data in zip(paths, parts, contents, strict=True):
+            with _named(os.fsdecode(path)):
+                _fill(part, data)
+
+
+@contextmanager
+def together(
+    paths: Sequence[str | os.PathLike[str]], instead_of: Iterable[str | os.PathLike[str]] = ()
+) -> Iterator[list[str]]:
+    """Files of one folder, written whole and together: where the last one is, so are the others.
+
+    Gives the names of hidden files, one a path, to be filled. At the end the last one's predecessor
+    goes and each takes its name, the last one last. Of two processes that write the same files at
+    once, the slower one's stay, all of them. After an error none is written, and nothing is lost.
+
+    instead_of: files to be removed at the end, if they are there.
+
+    Raises OutputError, an OSError, when one cannot be written.
+    """
+    targets = [os.fsdecode(path) for path in paths]
+    parts: list[tuple[str, int | None]] = []
     try:
-        for path, data in contents:
-            target = os.fsdecode(path)
+        for target in targets:
             with _named(target):
-                parts[target] = _new_part(_ready_folder(target))
-                _fill(parts[target][0], data)
-        *others, last = parts
+                parts.append(_new_part(_ready_folder(target)))
+        yield [part for part, _ in parts]
+        *others, last = targets
         with _named(last), _alone_in(os.path.dirname(last)):
             for stale in (*(others and [last]), *map(os.fsdecode, instead_of)):
                 with suppress(FileNotFoundError):
                     os.unlink(stale)
-            for target, (part, _) in parts.items():
+            for target, (part, _) in zip(targets, parts, strict=True):
                 os.replace(part, target)
     finally:  # Ctrl-C too must leave nothing behind.
-        for part, lock in parts.values():
+        for part, lock in parts:
             with suppress(OSError):
                 os.unlink(part)
             if lock is not None:

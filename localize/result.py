@@ -104,7 +104,7 @@ class Localization:
             presence=float(self.presence[index]),
         )
 
-    def boxes_overlay(self) -> Image.Image:
+    def boxes_overlay(self, *, legend: bool = True) -> Image.Image:
         """The picture with the boxes of all prompts, and a legend that names what is not there."""
         return render.boxes_overlay(
             self.pixels,
@@ -113,6 +113,7 @@ class Localization:
             scores=[box.score for box in self.boxes],
             prompts=self.prompts,
             presence=self.presence.tolist(),
+            with_legend=legend,
         )
 
     def __repr__(self) -> str:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localize.names import display_name
+from localize.video import SUFFIXES as VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from localize.export import Answer
     from localize.result import Localization
+    from localize.watch import Locate, Watched
 
 OVERLAY, HEATMAP, FACTS = ".boxes.png", ".heatmap.png", ".json"
 
@@ -53,8 +55,11 @@ class Run:
     def files(self, output: Path) -> list[Path]:
         """What is written of one picture: its overlay, each prompt's heatmap, at last its JSON.
 
-        Where there is JSON, the picture is finished.
+        Of a video it is an annotated one, a line a frame and JSON. Where there is JSON, the picture
+        is finished.
         """
+        if is_video(output):
+            return [_beside(output, ending) for ending in (".boxes.mp4", ".jsonl", FACTS)]
         heatmaps = _heatmaps(output, self.prompts) if self.heatmaps else []
         return [_beside(output, OVERLAY), *heatmaps, _beside(output, FACTS)]
 
@@ -84,6 +89,7 @@ class Run:
             and found.get("settings") == _plain(self.settings)
             and _seen_in(found) == task.seen
             and all(map(os.path.isfile, overlays))
+            and found.get("problem") is None
         )
 
     def answers(self, tasks: Iterable[Task]) -> Iterator[Answer]:
@@ -91,7 +97,7 @@ class Run:
         from localize.export import Answer
 
         for task in tasks:
-            if self.is_finished(task):
+            if not is_video(task.path) and self.is_finished(task):
                 facts = _read_facts(_beside(task.output, FACTS))
                 yield Answer.from_facts(facts, task.output.relative_to(self.folder).as_posix())
 
@@ -117,8 +123,36 @@ class Run:
         earlier = _read_facts(written[-1]).get("prompts")
         stale = _heatmaps(task.output, earlier if isinstance(earlier, list) else [])
         files.write_together(
-            zip(written, self._contents(task, result), strict=True),
+            written,
+            self._contents(task, result),
             instead_of=[path for path in stale if path not in written],
+        )
+
+    def watch(
+        self,
+        task: Task,
+        locate: Locate,
+        *,
+        every: float,
+        max_pixels: int,
+        progress: Callable[[], object],
+    ) -> Watched:
+        """Locate the frames of a video and write its files; see `watch.watch`."""
+        from localize.watch import watch
+
+        facts = {
+            "image": {"file": task.path.name, **task.seen},
+            "prompts": list(self.prompts),
+            "settings": dict(self.settings),
+        }
+        return watch(
+            task.path,
+            self.files(task.output),
+            locate,
+            every=every,
+            max_pixels=max_pixels,
+            facts=facts,
+            progress=progress,
         )
 
     def _contents(self, task: Task, result: Localization) -> Iterator[bytes]:
@@ -160,6 +194,11 @@ def without_own(paths: Iterable[Path]) -> list[Path]:
         for path in paths
         if not (path.name.endswith((OVERLAY, HEATMAP)) and files.is_written_here(path))
     ]
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is taken as a video, by its ending."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def slug(prompt: str) -> str:

@@ -311,18 +311,18 @@ def test_only_pictures_that_were_written_here_are_known_as_such(tmp_path: Path) 
 @pytest.mark.parametrize("broken", [0, 1, 2])
 def test_files_that_belong_together_are_written_all_or_none(tmp_path: Path, broken: int) -> None:
     paths = [tmp_path / name for name in ("overlay", "heatmap", "facts")]
-    files.write_together((path, b"old") for path in paths)
+    files.write_together(paths, [b"old"] * 3)
 
-    def contents() -> Iterator[tuple[Path, bytes]]:
-        for number, path in enumerate(paths):
+    def contents() -> Iterator[bytes]:
+        for number in range(3):
             if number == broken:
                 raise KeyboardInterrupt
-            yield path, b"new"
+            yield b"new"
 
     with pytest.raises(KeyboardInterrupt):
-        files.write_together(contents())
+        files.write_together(paths, contents())
     assert {path.read_bytes() for path in paths} == {b"old"}
-    files.write_together([(path, b"new") for path in paths[1:]], instead_of=[paths[0]])
+    files.write_together(paths[1:], [b"new"] * 2, instead_of=[paths[0]])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         "heatmap": b"new",
         "facts": b"new",
@@ -335,7 +335,7 @@ from pathlib import Path
 from localize import files
 for count in range(300):
     data = f"{sys.argv[2]} {count}".encode()
-    files.write_together((Path(sys.argv[1]) / name, data) for name in ("overlay", "facts"))
+    files.write_together([Path(sys.argv[1]) / name for name in ("overlay", "facts")], [data] * 2)
 """
 
 

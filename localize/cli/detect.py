@@ -9,6 +9,7 @@ import argparse
 import errno
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,13 @@ def add(commands: Commands) -> None:
         metavar="FORMAT",
         help=f"also write the boxes for other tools, into DIR/exports: {', '.join(EXPORTS)}",
     )
+    detect.add_argument(
+        "--every",
+        type=float,
+        default=0.5,
+        metavar="SECONDS",
+        help="look at a frame of a video each so many seconds; default: %(default)s",
+    )
     add_model(detect)
     add_options(detect)
     detect.set_defaults(run=run)
@@ -81,37 +89,45 @@ def add(commands: Commands) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     options = options_of(parsed)
+    if not parsed.every > 0:
+        raise ValueError(f"--every must be a number of seconds above 0, not {parsed.every}")
     parsed.images, parsed.prompts = _told_apart(parsed.images, parsed.prompts)
     check_folder(parsed.output)
-    from localize import files, images
+    from localize import files, images, video
     from localize.encoders import checkpoint_identity
-    from localize.runs import Run, without_own
+    from localize.runs import Run, is_video, without_own
 
-    paths, problems = files.find_images(parsed.images, images.SUFFIXES)
+    paths, problems = files.find_images(parsed.images, images.SUFFIXES | video.SUFFIXES)
     for problem in problems:
         complain(problem)
-    pictures = without_own(paths)
-    if (own := len(paths) - len(pictures)) and not parsed.quiet:
+    paths, own = without_own(paths), len(paths)
+    own -= len(paths)
+    pictures = [path for path in paths if not is_video(path)]
+    if own and not parsed.quiet:
         complain(f"{own} overlays of earlier runs are left out")
     hide_downloads(parsed.quiet)
     settings = {
         "model": parsed.model,
         "checkpoint": checkpoint_identity(parsed.model, unpickle=parsed.unpickle)
-        if pictures
+        if paths
         else None,
         "dtype": parsed.dtype,
         **asdict(options),
     }
     del settings["batch_size"]  # Answers do not hang on it.
+    if len(pictures) < len(paths):
+        settings["every"] = parsed.every
     job = Run(Path(parsed.output), tuple(parsed.prompts), parsed.heatmaps, settings)
-    tasks = job.tasks(pictures)
+    tasks = job.tasks(paths)
     left = [task for task in tasks if not (parsed.resume and job.is_finished(task))]
     failed = 0
     if left:
         files.make_folder(parsed.output)
         for folder in {task.output.parent for task in left}:
             files.remove_abandoned(folder)
-        failed = _detect_all(make_localizer(parsed, options, pictures), job, left, parsed)
+        localizer = make_localizer(parsed, options, pictures)
+        failed = _detect_all(localizer, job, [t for t in left if not is_video(t.path)], parsed)
+        failed += _watch_all(localizer, job, [t for t in left if is_video(t.path)], parsed)
     job.export(tasks, parsed.export)
     if not parsed.quiet:
         say(_ending(len(tasks) - failed, len(tasks) - len(left), parsed.output))
@@ -149,6 +165,36 @@ def _detect_all(
                 say(summary(result, display_name(task.path)))
             bar.update()
     return len(failed)
+
+
+def _watch_all(
+    localizer: Localizer, job: Run, videos: Sequence[Task], parsed: argparse.Namespace
+) -> int:
+    """Localize the frames of every video and write its outputs; returns how many failed."""
+    from localize.video import VideoError
+    from localize.watch import in_words
+
+    failed = 0
+    for task in videos:
+        with progress(None, None, parsed.quiet) as bar:
+            try:
+                watched = job.watch(
+                    task,
+                    partial(localizer.locate_many, prompts=parsed.prompts),
+                    every=parsed.every,
+                    max_pixels=parsed.max_pixels,
+                    progress=bar.update,
+                )
+            except VideoError as error:
+                complain(str(error))
+                failed += 1
+                continue
+        if watched.problem is not None:
+            complain(f"{watched.problem}; what was read of it is written")
+            failed += 1
+        if not parsed.quiet:
+            say(in_words(watched, task.path))
+    return failed
 
 
 def _told_apart(images: list[str], prompts: list[str]) -> tuple[list[str], list[str]]:

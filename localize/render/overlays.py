@@ -76,6 +76,7 @@ def boxes_overlay(
     scores: Sequence[float],
     prompts: Sequence[str] = (),
     presence: Sequence[float] = (),
+    with_legend: bool = True,
 ) -> Image.Image:
     """All prompts' boxes on the photo, one colour a prompt; outside of boxes the photo is faded.
 
@@ -83,6 +84,7 @@ def boxes_overlay(
     xyxy: (N, 4), in pixels of the photo, best first. labels, scores in [0, 1]: one a box.
     prompts: what was asked, so that the legend can name also what was not found.
     presence: in [0, 1], one a prompt, or empty.
+    with_legend: without it pictures of one size give overlays of one size, as for a video.
     Returns an RGB image. The legend has what was found first, and at most `LEGEND_ENTRIES`.
     Raises ValueError when boxes, labels and scores, or prompts and presence, differ in number.
     """
@@ -100,6 +102,8 @@ def boxes_overlay(
     canvas.draw_boxes(boxes, box_colours)
     texts = [(label, _percent(score)) for label, score in zip(labels, scores, strict=True)]
     canvas.draw_labels(boxes, texts, box_colours)
+    if not with_legend:
+        return canvas.image
 
     sure = dict(zip(prompts, presence, strict=True)) if len(presence) else {}
     size, width = canvas.size, canvas.image.width - 2 * canvas.size
