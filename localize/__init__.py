@@ -20,7 +20,7 @@ __all__ = [
     "Prompt",
     "ZeroShotDetector",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Box": "localize.result",
