@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from PIL import Image
 
 from localize.boxes import contrast_of, enlarged, find_boxes
-from localize.content import content
 from localize.crops import batches, crops_of
 from localize.edges import Superpixels, follow_edges, superpixels
 from localize.encoders import Calibration, check_crop_embeddings, load_encoder
@@ -395,11 +394,12 @@ class Localizer:
         """The windows of a picture. Raises ImageError where there would be too many."""
         options, (height, width) = self.options, picture.pixels.shape[:2]
         try:
-            grids = make_grids(
-                width, height, self.encoder.image_size, options.scales, options.stride
-            )
             if options.budget is not None:
-                grids = within_budget(grids, content(picture.pixels), options.budget)
+                grids = within_budget(width, height, self.encoder.image_size, options.budget)
+            else:
+                grids = make_grids(
+                    width, height, self.encoder.image_size, options.scales, options.stride
+                )
             count = sum(map(len, grids))
             if count > FEW_WINDOWS and count * self._bytes_of_crop > MAX_BYTES:
                 raise ValueError(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from localize.windows import Grid, window_profiles
 
@@ -37,10 +36,6 @@ deviation."""
 
 LEAST_SPREAD = 1e-3
 """Standard deviation below which the cosines in a picture differ by little but rounding."""
-
-SURE = 0.15
-"""Share of a place's full weight that its chosen windows need to speak for their scale alone: a
-sudden change at a window's rim would look like an edge of something."""
 
 LOGITS_AT_ONCE = 1 << 24
 """The most logits that `probabilities` makes before it sums them up: 64 MB a copy."""
@@ -161,9 +156,8 @@ def relevance_maps(
 
     A window says what is there and its tokens say where in the window, so the score of a place is
     their weighted geometric mean. Within a scale overlapping windows are averaged, and then the
-    scales with equal weight: their maximum was worse. Where a scale has no window the next coarser
-    one decides for it. The whole picture, squeezed out of shape, has no part in the map unless
-    there is nothing else.
+    scales with equal weight: their maximum was worse. The whole picture, squeezed out of shape, has
+    no part in the map unless there is nothing else.
     """
     mean = _mean_over_scales(grids, _fused(window_scores, token_scores))
     return np.asarray(mean.clamp(0, 1).numpy(), np.float32)
@@ -196,11 +190,9 @@ def with_peaks(maps: Array, peaks: Array) -> Array:
 
 def _mean_over_scales(grids: Sequence[Grid], scores: torch.Tensor) -> torch.Tensor:
     """The overlap averages (P, h, w) of all grids but the whole picture's, averaged."""
-    parts = list(zip(grids, torch.split(scores, [len(grid) for grid in grids]), strict=True))
-    maps = [overlap_average(*parts[0])]
-    for grid, part in parts[1:]:
-        maps.append(overlap_average(grid, part, elsewhere=maps[-1]))
-    return torch.stack(maps[1:] or maps).mean(0)
+    parts = zip(grids, torch.split(scores, [len(grid) for grid in grids]), strict=True)
+    maps = [overlap_average(*part) for part in list(parts)[1 if len(grids) > 1 else 0 :]]
+    return torch.stack(maps).mean(0)
 
 
 def _fused(window_scores: torch.Tensor, token_scores: torch.Tensor | None) -> torch.Tensor:
@@ -211,18 +203,13 @@ def _fused(window_scores: torch.Tensor, token_scores: torch.Tensor | None) -> to
     return token_scores**TOKEN_POWER * scores ** (1 - TOKEN_POWER)
 
 
-def overlap_average(
-    grid: Grid, scores: torch.Tensor, elsewhere: torch.Tensor | float = 0.0
-) -> torch.Tensor:
+def overlap_average(grid: Grid, scores: torch.Tensor) -> torch.Tensor:
     """The weighted mean, at every pixel of the map, of the scores of the windows that cover it.
 
     scores: (N, th, tw, P), the scores of the cells of each window (1 x 1: of the window itself).
-    elsewhere: (P, h, w), what holds where none of the grid's windows was chosen.
     Returns (P, h, w). Windows lie on a grid and a window's weight is a product of a profile along
     x and one along y, so with S the scores laid out by rows and columns of cells the mean is
-    (Gy S Gx^T) / (gy gx^T), where gy and gx are the row sums of Gy and Gx. Where windows are
-    missing, S is 0 for them and the divisor is the weight (Gy M Gx^T), with M 1 for windows that
-    are there; as the weight falls from SURE to 0, `elsewhere` takes over.
+    (Gy S Gx^T) / (gy gx^T), where gy and gx are the row sums of Gy and Gx.
     """
     width, height = map_size(*grid.picture)
     cells_y, cells_x, prompts = scores.shape[1:]
@@ -230,20 +217,8 @@ def overlap_average(
     gy = _axis_weights(grid.ys, grid.side, cells_y, grid.level[1], height)
     gx = _axis_weights(grid.xs, grid.side, cells_x, grid.level[0], width)
     gy, gx = gy / gy.sum(1, keepdim=True), gx / gx.sum(1, keepdim=True)
-
-    def spread(windows: torch.Tensor) -> torch.Tensor:
-        """Gy W Gx^T (Q, h, w) of what all windows of the grid hold, (rows * columns, th, tw, Q)."""
-        laid_out = windows.view(rows, columns, cells_y, cells_x, -1).permute(4, 0, 2, 1, 3)
-        return gy @ laid_out.reshape(-1, rows * cells_y, columns * cells_x) @ gx.T
-
-    if grid.chosen is None:
-        return spread(scores)
-    everywhere = scores.new_zeros(rows * columns, cells_y, cells_x, prompts + 1)
-    everywhere[list(grid.chosen)] = F.pad(scores, (0, 1), value=1.0)
-    *_, weight = laid = spread(everywhere)
-    mean = laid[:-1] / weight.clamp_min(torch.finfo(weight.dtype).tiny)
-    known = (weight / SURE).clamp(max=1)
-    return known * mean + (1 - known) * elsewhere
+    laid_out = scores.reshape(rows, columns, cells_y, cells_x, prompts).permute(4, 0, 2, 1, 3)
+    return gy @ laid_out.reshape(prompts, rows * cells_y, columns * cells_x) @ gx.T
 
 
 def _axis_weights(

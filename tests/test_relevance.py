@@ -1,7 +1,6 @@
 """Maps say where prompts are: softmax against rivals, overlapping windows averaged."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,32 +113,6 @@ def test_overlap_averages_are_those_of_a_loop_over_windows_and_pixels(size):
     for y, x in [(0, 0), (height // 2, width // 3), (height - 1, width - 1), (height // 3, 0)]:
         expected = _average_at(grid, scores, (x + 0.5) / width, (y + 0.5) / height)
         np.testing.assert_allclose(found[:, y, x], expected, rtol=1e-4)
-
-
-def test_averages_of_some_windows_are_those_of_a_loop_over_them():
-    grid = make_grids(320, 240, 32, (0.5,), 0.5)[1]
-    some = replace(grid, chosen=tuple(range(0, len(grid), 2)))
-    scores = torch.rand(len(some), 1, 1, 2, generator=torch.Generator().manual_seed(6))
-    found = overlap_average(some, scores, torch.full((2, 120, 160), 7.0))
-    for y, x in [(0, 0), (60, 40), (119, 159), (30, 60)]:
-        expected = _average_at(some, scores, (x + 0.5) / 160, (y + 0.5) / 120)
-        np.testing.assert_allclose(found[:, y, x], expected, rtol=1e-4)
-
-
-def test_choosing_all_windows_is_choosing_none_of_them():
-    grid = make_grids(320, 240, 32, (0.5,), 0.5)[1]
-    scores = torch.rand(len(grid), 3, 3, 2, generator=torch.Generator().manual_seed(7))
-    every = replace(grid, chosen=tuple(range(len(grid))))
-    torch.testing.assert_close(overlap_average(every, scores), overlap_average(grid, scores))
-
-
-def test_where_a_scale_has_no_window_the_coarser_one_decides():
-    whole, coarse, fine = make_grids(400, 400, 32, (1.0, 0.5), 1.0)
-    assert len(fine) == 4
-    scores = torch.tensor([[0.9], [0.4], [0.8]])
-    (found,) = relevance_maps([whole, coarse, replace(fine, chosen=(3,))], scores, None)
-    assert found[:80].max() == pytest.approx(0.4)
-    assert found[80:, 80:].min() == pytest.approx((0.4 + 0.8) / 2)
 
 
 def _average_at(grid, scores, x, y):

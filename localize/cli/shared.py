@@ -102,7 +102,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=defaults.budget,
         metavar="N",
-        help="encode at most N windows of a picture, those that show most; default: all",
+        help="encode at most N windows of a picture, by the best scales and stride for as many, "
+        "in place of --scales and --stride",
     )
     parser.add_argument(
         "--threshold",
