@@ -31,11 +31,11 @@ from torch import nn
 
 GAUSSIAN_SIGMA = 5.0  # in patches; NACLIP's default
 OUTLIER = 1.75  # times the norm of patches nearby: from there on a patch is mended
-TOKEN_SCALE = 40.0
-"""The logit scale of re-wired tokens where the pooled vector's is higher (CLIP's is 100): methods
-that segment by CLIP's tokens score them at 40 to 65 (NACLIP, SCLIP, SC-CLIP, ClearCLIP, ProxyCLIP,
-Trident, CorrCLIP, ResCLIP). Their block was not trained for them, so they are less sure."""
-
+BLUNTNESS = 0.4
+"""The logit scale of re-wired tokens as a part of the pooled vector's. CLIP's is 100, and methods
+that segment by its tokens score them at 40 to 65 (NACLIP, SCLIP, SC-CLIP, ClearCLIP, ProxyCLIP,
+Trident, CorrCLIP, ResCLIP): nothing taught the block to be read like that, so it is less sure. On
+two trained ViTs it is worth .03 and .05 of AP50 (docs/ablation.md)."""
 DEEP = 16  # blocks from which one re-wired block is not enough
 
 Step = Callable[[torch.Tensor], torch.Tensor]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from localize.encoders.device import choose_device, choose_dtype, exact_convolutions
 from localize.encoders.reload import Reloadable
 from localize.encoders.texts import Texts, TextTower
-from localize.encoders.tokens import TOKEN_SCALE, RewiredBlock, TokenReader
+from localize.encoders.tokens import BLUNTNESS, RewiredBlock, TokenReader
 
 # Numbers in the widest activation of one forward on the CPU. With many more it outgrows the caches:
 # a ViT-B/16 takes a fifth longer for a crop at 16 crops a forward than at 4.
@@ -89,7 +89,7 @@ class TowerEncoder(Reloadable):
         self._model = towers.model.to(self.device, self.dtype)
         self._read_tokens = towers.token_reader(self._model)
         rewired = isinstance(self._read_tokens, RewiredBlock)
-        self.token_scale = min(self.logit_scale, TOKEN_SCALE) if rewired else self.logit_scale
+        self.token_scale = self.logit_scale * (BLUNTNESS if rewired else 1.0)
         self._crops_at_once = sys.maxsize
         if self.device.type == "cpu":  # as many as its caches hold
             self._crops_at_once = max(1, CPU_ACTIVATION // towers.activation)
