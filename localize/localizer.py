@@ -147,14 +147,19 @@ class _Queries:
     """What P prompts are made of: Q embeddings of texts, one an alternative.
 
     wanted: float32 (Q, D). owner: int64 (Q,), the prompt of each. unlike: (L, D), what the prompts
-    `unlike_owner` (L,) are not, or None. prompts: P.
+    `unlike_owner` (L,) are not, or None. thresholds: P, the least score of a box of each.
     """
 
     wanted: torch.Tensor
     owner: torch.Tensor
     unlike: torch.Tensor | None
     unlike_owner: torch.Tensor
-    prompts: int
+    thresholds: tuple[float, ...]
+
+    @property
+    def prompts(self) -> int:
+        """P."""
+        return len(self.thresholds)
 
 
 class Localizer:
@@ -340,16 +345,20 @@ class Localizer:
         """The embeddings of all alternatives of prompts."""
         alternatives = [each for prompt in prompts for each in prompt.alternatives]
         counts = torch.tensor([len(prompt.alternatives) for prompt in prompts])
-        unlike = [each for prompt in prompts for each in prompt.unlike]
-        unlike_counts = torch.tensor([len(prompt.unlike) for prompt in prompts])
+        unlike = [each for prompt in prompts for each in prompt.against]
+        unlike_counts = torch.tensor([len(prompt.against) for prompt in prompts])
         numbers = torch.arange(len(prompts))
         return _Queries(
             self._embed_all(alternatives),
             numbers.repeat_interleave(counts),
             self._embed_all(unlike) if unlike else None,
             numbers.repeat_interleave(unlike_counts),
-            len(prompts),
+            tuple(map(self._threshold, prompts)),
         )
+
+    def _threshold(self, prompt: Prompt) -> float:
+        """The least score of a box of a prompt: its own or, where it has none, the options'."""
+        return self.options.threshold if prompt.threshold is None else prompt.threshold
 
     def _embed_all(self, alternatives: Sequence[tuple[str, ...] | Picture]) -> torch.Tensor:
         """The embeddings (Q, D) of ensembles of texts, and of pictures in words."""
@@ -481,7 +490,7 @@ class Localizer:
         likeness = best_of(cells @ queries.wanted.T, queries.owner, queries.prompts)
         to_cut: dict[int, tuple[Array, Array]] = {}
         # Apart, so that a map is the same to the last digit whatever is reported.
-        clear, faint = presence >= FAINT, presence >= contrast_of(self.options.threshold)
+        clear, faint = presence >= FAINT, presence >= [*map(contrast_of, queries.thresholds)]
         for here in (np.flatnonzero(clear), np.flatnonzero(faint & ~clear)):
             if len(here):
                 some = None if tokens is None else tokens[..., here]
@@ -534,12 +543,12 @@ class Localizer:
             return  # Nothing stands out of a picture of one colour.
         height, width = picture.pixels.shape[:2]
         for number, (sharp, plain) in maps.items():
-            label, sure = prompts[number].label, float(presence[number])
-            if label in found:  # A prompt that is asked twice gets its boxes once.
+            prompt, sure = prompts[number], float(presence[number])
+            if prompt.label in found:  # A prompt that is asked twice gets its boxes once.
                 continue
-            boxes = find_boxes(sharp, plain, sure, self.options.threshold)
-            found[label] = [
-                Box(label, score, (left, top, right, bottom))
+            boxes = find_boxes(sharp, plain, sure, self._threshold(prompt))
+            found[prompt.label] = [
+                Box(prompt.label, score, (left, top, right, bottom))
                 for left, top, right, bottom, score in enlarged(
                     boxes, sharp.shape[::-1], (width, height)
                 ).tolist()

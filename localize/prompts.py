@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import chain
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,8 +67,11 @@ class Prompt:
     others: alternatives, each with texts of its own; each is judged alone and the best counts.
     pictures: pictures of the thing, each an alternative.
     unlike: pictures of what it is not.
+    negatives: words for what it is not: this prompt is scored against them, besides the bank.
+    threshold: the least score, in [0, 1], of a box of its own; None: that of the options.
 
-    Raises TypeError for what is no text and ValueError where there is none or a blank one.
+    Raises TypeError for what is no text or number, and ValueError where there is no text, a blank
+    one, one that is both asked for and a negative, or a threshold out of its range.
     """
 
     label: str
@@ -73,20 +79,31 @@ class Prompt:
     others: tuple[tuple[str, ...], ...] = ()
     pictures: tuple[Picture, ...] = ()
     unlike: tuple[Picture, ...] = ()
+    negatives: tuple[str, ...] = ()
+    threshold: float | None = None
 
     @classmethod
-    def of(cls, label: str, *, any: Iterable[str] = ()) -> Prompt:
+    def of(
+        cls,
+        label: str,
+        *,
+        any: Iterable[str] = (),
+        negatives: Iterable[str] = (),
+        threshold: float | None = None,
+    ) -> Prompt:
         """A label of the user's own for the things that it may be.
 
         any: words or phrases, each judged alone: a car counts as a vehicle however little it is
             like a bus. Without them the label itself is asked.
+        negatives: words or phrases that it is scored against. threshold: of its own boxes.
 
-        >>> Prompt.of("vehicle", any=["car", "truck", "bus"])
+        >>> Prompt.of("vehicle", any=["car", "truck", "bus"], negatives=["toy"], threshold=0.3)
         """
-        if isinstance(any, str) or not isinstance(any, Iterable):
-            raise TypeError(f"any must be several texts, as in a list, not {any!r}")
+        for name, texts in (("any", any), ("negatives", negatives)):
+            if isinstance(texts, str) or not isinstance(texts, Iterable):
+                raise TypeError(f"{name} must be several texts, as in a list, not {texts!r}")
         first, *others = [as_prompt(text).texts for text in any] or [as_prompt(label).texts]
-        return cls(label, first, tuple(others))
+        return cls(label, first, tuple(others), negatives=tuple(negatives), threshold=threshold)
 
     @classmethod
     def from_image(
@@ -116,6 +133,22 @@ class Prompt:
         """All that it may be: ensembles of texts, and pictures."""
         return (*((self.texts,) if self.texts else ()), *self.others, *self.pictures)
 
+    @property
+    def against(self) -> tuple[tuple[str, ...] | Picture, ...]:
+        """What this prompt alone is scored against: ensembles of texts, and pictures."""
+        return (*(as_prompt(word).texts for word in self.negatives), *self.unlike)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that its answers hang on as plain data, a picture as the SHA-256 of its pixels."""
+        return {
+            "label": self.label,
+            "any": [list(texts) for texts in (self.texts, *self.others) if texts],
+            "like": [_digest(picture) for picture in self.pictures],
+            "unlike": [_digest(picture) for picture in self.unlike],
+            "negatives": list(self.negatives),
+            "threshold": self.threshold,
+        }
+
     def __post_init__(self) -> None:
         ensembles = (self.texts, *self.others)
         if any(isinstance(texts, str) for texts in ensembles) or not all(
@@ -125,6 +158,16 @@ class Prompt:
         some = bool(self.texts or self.pictures) and all(self.others)
         if not some or not all(text.strip() for text in chain.from_iterable(ensembles)):
             raise ValueError(f"the texts of the prompt {self.label!r} must be words, none blank")
+        both = {as_prompt(word).texts for word in self.negatives} & set(ensembles)
+        if both:
+            word = next(word for word in self.negatives if as_prompt(word).texts in both)
+            raise ValueError(f"{word!r} is both asked for and a negative of {self.label!r}")
+        if self.threshold is None:
+            return
+        if isinstance(self.threshold, bool) or not isinstance(self.threshold, Real):
+            raise TypeError(f"threshold must be a number, not {self.threshold!r}")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be in [0, 1], not {self.threshold}")
 
 
 def as_prompt(prompt: str | Prompt) -> Prompt:
@@ -143,6 +186,10 @@ def as_prompt(prompt: str | Prompt) -> Prompt:
         return Prompt(prompt, (text,))
     noun = f"{_article(text)} {text}"
     return Prompt(prompt, tuple(template.format(noun) for template in TEMPLATES))
+
+
+def _digest(picture: Picture) -> str:
+    return sha256(repr(picture.pixels.shape).encode() + picture.pixels.tobytes()).hexdigest()
 
 
 def _is_bare_noun(text: str) -> bool:

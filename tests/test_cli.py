@@ -115,7 +115,7 @@ def test_a_senseless_command_is_refused_in_one_sentence(
 
 def test_usage_errors_exit_with_2(capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["detect"])
+        main(["detect", "photo.jpg", "-p"])
     assert stop.value.code == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert "--prompt" in said

@@ -191,6 +191,26 @@ def test_the_users_own_negatives_are_scored_against():
     assert wary.locate(grey, "red").presence < plain.locate(grey, "red").presence
 
 
+def test_a_prompt_has_negatives_of_its_own_that_others_are_not_scored_against(localizer):
+    pixels = picture(colour=(255, 110, 0))
+    plain = localizer.locate(pixels, ["red", "blue"]).presence
+    wary = Prompt.of("wary", any=["red"], negatives=["orange"])
+    found = localizer.locate(pixels, [wary, "red", "blue"]).presence
+    assert found[0] < plain[0] - 0.1
+    assert found[1:] == pytest.approx(plain, abs=1e-5)
+
+
+def test_a_prompt_has_a_threshold_of_its_own_above_or_below_that_of_the_options(localizer):
+    encoded = localizer.encode(picture())
+    usual = localizer.locate(encoded, "red").boxes
+    strict = Prompt.of("strict", any=["red"], threshold=(1 + usual[0].score) / 2)
+    assert localizer.locate(encoded, [strict, "red"]).boxes == usual
+    wary = Localizer(localizer.encoder, Options(threshold=1))
+    assert wary.locate(encoded, "red").boxes == []
+    lenient = Prompt.of("red", threshold=localizer.options.threshold)
+    assert wary.locate(encoded, [lenient, strict]).boxes == usual
+
+
 def test_asking_for_nothing_is_refused(localizer):
     with pytest.raises(ValueError, match="prompts"):
         localizer.locate(picture(), [])

@@ -1,5 +1,7 @@
 """Prompts: label and text kept apart, ensembles for bare nouns, phrases as they are."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -69,9 +71,46 @@ def test_alternatives_are_kept_apart_and_the_label_names_them_all():
 
 
 @pytest.mark.parametrize("wrong", ["car", 7])
-def test_alternatives_that_are_no_list_are_refused(wrong):
-    with pytest.raises(TypeError, match="any must be several texts"):
-        Prompt.of("vehicle", any=wrong)
+@pytest.mark.parametrize("name", ["any", "negatives"])
+def test_alternatives_and_negatives_that_are_no_list_are_refused(name, wrong):
+    with pytest.raises(TypeError, match=f"{name} must be several texts"):
+        Prompt.of("vehicle", **{name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "words"),
+    [
+        ({"threshold": "high"}, TypeError, "threshold must be a number"),
+        ({"threshold": 1.01}, ValueError, r"threshold must be in \[0, 1\]"),
+        ({"threshold": float("nan")}, ValueError, r"threshold must be in \[0, 1\]"),
+        ({"negatives": [" "]}, ValueError, "blank"),
+        ({"negatives": [7]}, TypeError, "int"),
+        ({"negatives": ["vehicle"]}, ValueError, "'vehicle' is both asked for and a negative"),
+    ],
+)
+def test_negatives_and_thresholds_that_make_no_sense_are_refused(wrong, kind, words):
+    with pytest.raises(kind, match=words):
+        Prompt.of("vehicle", **wrong)
+
+
+def test_plain_data_of_a_prompt_tell_it_from_any_other():
+    pixels = np.zeros((8, 6, 3), np.uint8)
+    like = Prompt.from_image(pixels, "x")
+    prompts = [
+        as_prompt("x"),
+        Prompt.of("x", any=["y"]),
+        Prompt.of("x", any=["y", "z"]),
+        Prompt.of("x", negatives=["y"]),
+        Prompt.of("x", threshold=0.5),
+        like,
+        Prompt.from_image(pixels.reshape(6, 8, 3), "x"),
+        Prompt.from_image(pixels + 1, "x"),
+        Prompt.from_image(pixels, "x", words="x"),
+        Prompt.from_image(pixels, "x", unlike=[pixels]),
+    ]
+    told = [json.dumps(prompt.to_dict()) for prompt in prompts]
+    assert len(set(told)) == len(prompts)
+    assert Prompt.from_image(pixels.copy(), "x").to_dict() == like.to_dict()
 
 
 def test_a_picture_as_a_prompt_is_named_by_its_label_its_words_or_its_file(tmp_path):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+from localize.cli.asking import add_prompts, asked_of, check_asked
 from localize.cli.shared import (
     DONE,
     SOME_FAILED,
@@ -32,8 +33,11 @@ from localize.names import display_name
 
 if TYPE_CHECKING:
     from localize.images import ImageSource
-    from localize.localizer import Localizer
+    from localize.result import Localization
     from localize.runs import Run, Task
+
+Locate: TypeAlias = "Callable[..., Iterator[Localization]]"
+"""`Localizer.locate_many` of what is asked."""
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Why an output cannot be written that will keep all others from being written too."""
@@ -48,16 +52,7 @@ def add(commands: Commands) -> None:
         "detect", help="find prompts in images; writes boxes as JSON and overlays"
     )
     detect.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or globs")
-    detect.add_argument(
-        "-p",
-        "--prompt",
-        dest="prompts",
-        nargs="+",
-        action="extend",
-        required=True,
-        metavar="PROMPT",
-        help="what to look for, in words; one that begins with a dash: --prompt=-word",
-    )
+    add_prompts(detect)
     detect.add_argument(
         "-o", "--output", default="localize-out", metavar="DIR", help="default: %(default)s"
     )
@@ -91,12 +86,15 @@ def run(parsed: argparse.Namespace) -> int:
     options = options_of(parsed)
     if not parsed.every > 0:
         raise ValueError(f"--every must be a number of seconds above 0, not {parsed.every}")
+    check_asked(parsed)
     parsed.images, parsed.prompts = _told_apart(parsed.images, parsed.prompts)
     check_folder(parsed.output)
     from localize import files, images, video
     from localize.encoders import checkpoint_identity
+    from localize.prompts import as_prompt
     from localize.runs import Run, is_video, without_own
 
+    asked = asked_of(parsed)
     paths, problems = files.find_images(parsed.images, images.SUFFIXES | video.SUFFIXES)
     for problem in problems:
         complain(problem)
@@ -113,11 +111,13 @@ def run(parsed: argparse.Namespace) -> int:
         else None,
         "dtype": parsed.dtype,
         **asdict(options),
+        # What labels alone do not say.
+        "asked": [each.to_dict() for each in asked if each != as_prompt(each.label)],
     }
     del settings["batch_size"]  # Answers do not hang on it.
     if len(pictures) < len(paths):
         settings["every"] = parsed.every
-    job = Run(Path(parsed.output), tuple(parsed.prompts), parsed.heatmaps, settings)
+    job = Run(Path(parsed.output), tuple(each.label for each in asked), parsed.heatmaps, settings)
     tasks = job.tasks(paths)
     left = [task for task in tasks if not (parsed.resume and job.is_finished(task))]
     failed = 0
@@ -126,17 +126,16 @@ def run(parsed: argparse.Namespace) -> int:
         for folder in {task.output.parent for task in left}:
             files.remove_abandoned(folder)
         localizer = make_localizer(parsed, options, pictures)
-        failed = _detect_all(localizer, job, [t for t in left if not is_video(t.path)], parsed)
-        failed += _watch_all(localizer, job, [t for t in left if is_video(t.path)], parsed)
+        locate = partial(localizer.locate_many, prompts=asked)
+        failed = _detect_all(locate, job, [t for t in left if not is_video(t.path)], parsed)
+        failed += _watch_all(locate, job, [t for t in left if is_video(t.path)], parsed)
     job.export(tasks, parsed.export)
     if not parsed.quiet:
         say(_ending(len(tasks) - failed, len(tasks) - len(left), parsed.output))
     return SOME_FAILED if problems or failed else DONE
 
 
-def _detect_all(
-    localizer: Localizer, job: Run, tasks: Sequence[Task], parsed: argparse.Namespace
-) -> int:
+def _detect_all(locate: Locate, job: Run, tasks: Sequence[Task], parsed: argparse.Namespace) -> int:
     """Localize every image and write its outputs; returns how many failed."""
     from localize import files
 
@@ -147,7 +146,7 @@ def _detect_all(
         failed.add(path)
 
     remaining = iter(tasks)
-    results = localizer.locate_many([task.path for task in tasks], parsed.prompts, skip)
+    results = locate([task.path for task in tasks], on_error=skip)
     with progress(None, len(tasks), parsed.quiet) as bar:
         for result in results:
             task = next(task for task in remaining if task.path not in failed)
@@ -167,9 +166,7 @@ def _detect_all(
     return len(failed)
 
 
-def _watch_all(
-    localizer: Localizer, job: Run, videos: Sequence[Task], parsed: argparse.Namespace
-) -> int:
+def _watch_all(locate: Locate, job: Run, videos: Sequence[Task], parsed: argparse.Namespace) -> int:
     """Localize the frames of every video and write its outputs; returns how many failed."""
     from localize.video import VideoError
     from localize.watch import in_words
@@ -180,7 +177,7 @@ def _watch_all(
             try:
                 watched = job.watch(
                     task,
-                    partial(localizer.locate_many, prompts=parsed.prompts),
+                    locate,
                     every=parsed.every,
                     max_pixels=parsed.max_pixels,
                     progress=bar.update,
