@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localize.names import display_name
-from localize.video import SUFFIXES as VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from localize.export import Answer
@@ -198,7 +197,9 @@ def without_own(paths: Iterable[Path]) -> list[Path]:
 
 def is_video(path: Path) -> bool:
     """Whether a file is taken as a video, by its ending."""
-    return path.suffix.lower() in VIDEO_SUFFIXES
+    from localize.video import SUFFIXES
+
+    return path.suffix.lower() in SUFFIXES
 
 
 def slug(prompt: str) -> str:
