@@ -144,7 +144,7 @@ def draw(path: Path, measured: dict[str, dict[str, Any]]) -> None:
                 size = 2 + 6 * np.sqrt(count / len(each[key]))
                 pen.ellipse((x - size, y - size, x + size, y + size), fill=colour)
             text = f"{name}: error {error(each[key]):.3f}"
-            pen.text((left + 10, top + 8 + 18 * row), text, fill=colour, font_size=13)
+            pen.text((left + 130, top + SIDE - 60 + 18 * row), text, fill=colour, font_size=13)
     picture.save(path)
 
 
