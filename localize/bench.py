@@ -94,17 +94,17 @@ def bench(
     holds no pictures.
     """
     rounds, seconds = (1, 0.0) if quick else (MIN_ROUNDS, seconds)
-    with tempfile.TemporaryDirectory() as folder, _own_cache(Path(folder) / "cache"):
-        files = _photos(photos, Path(folder), NUM_FILES_QUICK if quick else NUM_FILES)
+    with tempfile.TemporaryDirectory() as folder, own_cache(Path(folder) / "cache"):
+        files = photos_for(photos, Path(folder), NUM_FILES_QUICK if quick else NUM_FILES)
         encoder = HuggingFaceEncoder(
-            _checkpoint(model, unpickle), device=device, dtype=dtype, compile=compile
+            checkpoint_of(model, unpickle), device=device, dtype=dtype, compile=compile
         )
         localizer = Localizer(encoder)
         pixels = make_photo(0)
         encoded = localizer.encode(pixels)
         memory = {"encode": _peak_memory(encoder.device)}
-        plain = _checkpoint(model, unpickle)  # tutorials run a model as it is loaded, in float32
-        times = _in_turns(_contestants(plain, localizer, pixels, encoded), rounds, seconds)
+        plain = checkpoint_of(model, unpickle)  # tutorials run a model as it is loaded, in float32
+        times = in_turns(_contestants(plain, localizer, pixels, encoded), rounds, seconds)
         prompts = _time_prompts(localizer, pixels, encoded, rounds, seconds)
         lots, crops_of_photo = _time_files(localizer, files)
         memory["run"] = _peak_memory(encoder.device)
@@ -122,17 +122,17 @@ def bench(
     rows = [_row(name, spent, encoded.num_crops) for name, spent in times.items()]
     return {
         "version": 1,
-        "machine": _machine(encoder.device),
+        "machine": machine(encoder.device),
         "settings": settings,
         # The first is the matrix product, which has no crops.
         "rows": [*rows[1:], _row("files on disk", lots["files on disk"], crops_of_photo)],
         "ceiling": _ceiling(times, _matrix_side(encoder), _flops(encoder, encoded.num_crops)),
         "prompts": prompts,
         "ratios": {
-            "encode / encoder alone": _speed(times["encoder alone"], times["encode"]),
-            "files / encoder alone": _speed(lots["encoder alone"], lots["files on disk"]),
-            "encode / published loop": _speed(times["published loop"], times["encode"]),
-            "encode / Hugging Face, batched": _speed(
+            "encode / encoder alone": speed(times["encoder alone"], times["encode"]),
+            "files / encoder alone": speed(lots["encoder alone"], lots["files on disk"]),
+            "encode / published loop": speed(times["published loop"], times["encode"]),
+            "encode / Hugging Face, batched": speed(
                 times["Hugging Face, batched"], times["encode"]
             ),
             "locate, 1000 prompts / 1 prompt": prompts["locate_1000_s"] / prompts["locate_1_s"],
@@ -194,7 +194,7 @@ def _contestants(
     matrix = torch.randn(side, side, device=encoder.device).to(encoder.dtype)
     plain.model.to(encoder.device)
     picture = Image.fromarray(pixels)
-    windows = _whole_pixels(encoded.boxes)
+    windows = whole_pixels(encoded.boxes)
     size, processor = localizer.batch_size, plain.image_processor
 
     def finished(run: Callable[[], object]) -> Callable[[], None]:
@@ -272,7 +272,7 @@ def _ready_batches(
     return list(batches(crops, localizer.batch_size))
 
 
-def _whole_pixels(boxes: npt.NDArray[np.float32]) -> list[tuple[int, int, int, int]]:
+def whole_pixels(boxes: npt.NDArray[np.float32]) -> list[tuple[int, int, int, int]]:
     return [(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes.round().astype(int).tolist()]
 
 
@@ -294,7 +294,7 @@ def _time_prompts(
         for number in PROMPTS
     }
     again = {"ask_again_s": lambda: localizer.locate(encoded, next(words))}
-    times = _in_turns({**whole, **again}, rounds, seconds / 2)
+    times = in_turns({**whole, **again}, rounds, seconds / 2)
     medians = {name: statistics.median(spent) for name, spent in times.items()}
     return {**medians, "embed_1000_s": embedding}
 
@@ -330,7 +330,7 @@ def _time_files(localizer: Localizer, files: list[Path]) -> tuple[dict[str, list
 # Clocks and figures ----------------------------------------------------------------------------
 
 
-def _in_turns(
+def in_turns(
     contestants: dict[str, Callable[[], object]], rounds: int, seconds: float
 ) -> dict[str, list[float]]:
     """Seconds of each contestant in each round, after one run of each to warm up."""
@@ -360,7 +360,7 @@ def _wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _speed(reference: list[float], ours: list[float]) -> float:
+def speed(reference: list[float], ours: list[float]) -> float:
     """How many times as fast as the reference ours is, the median over rounds."""
     return statistics.median(one / other for one, other in zip(reference, ours, strict=True))
 
@@ -386,7 +386,7 @@ def _ceiling(
         "matrix_side": matrix_side,
         "matrix_product_tflops": matrix_flops / statistics.median(products) / 1e12,
         "encoder_tflops": encoder_flops / statistics.median(forwards) / 1e12,
-        "share": _speed(products, forwards) * encoder_flops / matrix_flops,
+        "share": speed(products, forwards) * encoder_flops / matrix_flops,
     }
 
 
@@ -410,7 +410,7 @@ def _peak_memory(device: torch.device) -> float | None:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "platform": platform.platform(),
@@ -503,7 +503,7 @@ def _centre_texts(model: transformers.CLIPModel, tokenizer: Any) -> None:
     model.text_model.final_layer_norm.bias.sub_(shared)
 
 
-def _checkpoint(model: str, unpickle: bool) -> Checkpoint:
+def checkpoint_of(model: str, unpickle: bool) -> Checkpoint:
     if model in SIZES:
         return random_checkpoint(model)
     files = find_files(model, unpickle=unpickle)
@@ -516,7 +516,7 @@ def _checkpoint(model: str, unpickle: bool) -> Checkpoint:
 
 
 @contextmanager
-def _own_cache(folder: Path) -> Iterator[None]:
+def own_cache(folder: Path) -> Iterator[None]:
     """Keep text embeddings out of the user's cache, and the cache out of the figures."""
     before = os.environ.get("LOCALIZE_CACHE")
     os.environ["LOCALIZE_CACHE"] = str(folder)
@@ -545,7 +545,7 @@ def make_photo(seed: int) -> npt.NDArray[np.uint8]:
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def _photos(folder: str | None, scratch: Path, number: int) -> list[Path]:
+def photos_for(folder: str | None, scratch: Path, number: int) -> list[Path]:
     """The pictures of the user's folder, or JPEG files written for the run."""
     if folder is not None:
         paths, problems = find_images([folder], SUFFIXES)

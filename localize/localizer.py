@@ -217,7 +217,7 @@ class Localizer:
             dtype=dtype,
             compile=compile,
             unpickle=unpickle,
-            calibration=None if calibration is None else _calibration(calibration, options),
+            calibration=None if calibration is None else calibration_of(calibration, options),
         )
         return cls(encoder, options)
 
@@ -584,8 +584,9 @@ def _check_several(images: Iterable[ImageSource]) -> None:
         )
 
 
-def _calibration(
-    pictures: str | os.PathLike[str] | Iterable[ImageSource], options: Options
+def calibration_of(
+    pictures: str | os.PathLike[str] | Iterable[ImageSource],
+    options: Options = Options(),  # noqa: B008
 ) -> Calibration:
     """Crops of pictures, or of those in a folder, as the options cut them."""
     identity = ""

@@ -122,3 +122,18 @@ def test_a_quick_bench_prints_every_row_and_writes_json(checkpoint, tmp_path, ca
 def test_a_bench_of_a_folder_without_pictures_is_a_usage_error(tmp_path, capsys):
     assert main(["bench", "--quick", "--photos", str(tmp_path)]) == USAGE
     assert str(tmp_path.name) in capsys.readouterr().err
+
+
+def test_a_bench_of_formats_shows_the_speed_and_the_accuracy_of_each(checkpoint, tmp_path, capsys):
+    target = tmp_path / "formats.json"
+    command = ["bench", "--formats", "--quick", "--model", str(checkpoint), "--json", str(target)]
+    assert main(command) == DONE
+    report = json.loads(target.read_text(encoding="utf-8"))
+    printed = capsys.readouterr().out
+    rows = {row["name"]: row for row in report["rows"]}
+    assert {"torch float32", "published loop"} <= rows.keys()
+    for name in [*rows, *report["missing"]]:
+        assert name in printed
+    for name, row in rows.items():
+        assert row["times_as_fast_as"][name] == 1
+        assert name == "published loop" or (row["embeddings"] > 0.98 and row["tokens"] > 0.98)

@@ -22,6 +22,12 @@ def add(commands: Commands) -> None:
     )
     bench.add_argument("--json", metavar="FILE", help="write the figures to this file")
     bench.add_argument("--quick", action="store_true", help="one rough round over few files")
+    bench.add_argument(
+        "--formats",
+        action="store_true",
+        help="instead: encode in every number format this CPU has, torch and OpenVINO, speed and "
+        "accuracy side by side",
+    )
     add_model(bench, "vit-b-32")
     bench.set_defaults(run=run)
 
@@ -33,6 +39,21 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.json:
         files.check_target(parsed.json)
     hide_downloads(parsed.quiet)
+    if parsed.formats:
+        from localize.format_bench import format_bench, format_table
+
+        report = format_bench(
+            parsed.model,
+            unpickle=parsed.unpickle,
+            photos=parsed.photos,
+            seconds=parsed.seconds,
+            quick=parsed.quick,
+        )
+        if parsed.json:
+            files.write_json(parsed.json, report)
+        if not parsed.quiet:
+            say(format_table(report))
+        return DONE
     report = bench(
         parsed.model,
         device=parsed.device,
