@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from localize.detector import ZeroShotDetector
+    from localize.index import Hit, Index
     from localize.localizer import Encoded, Localizer
     from localize.options import Options
     from localize.prompts import Prompt
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Box",
     "Encoded",
+    "Hit",
+    "Index",
     "Localization",
     "Localizer",
     "Options",
@@ -25,6 +28,8 @@ __version__ = "0.2.0"
 _HOMES = {
     "Box": "localize.result",
     "Encoded": "localize.localizer",
+    "Hit": "localize.index",
+    "Index": "localize.index",
     "Localization": "localize.result",
     "Localizer": "localize.localizer",
     "Options": "localize.options",

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from io import BytesIO
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
@@ -144,6 +145,48 @@ def _until_error(sources: Iterable[ImageSource], stopped: list[Exception]) -> It
         stopped.append(error)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """When and with what a photo was taken, where its file says so.
+
+    taken: by the camera's own clock, which knows no time zone. camera: maker and model.
+    """
+
+    taken: datetime | None = None
+    camera: str | None = None
+
+
+def read_origin(path: str | os.PathLike[str]) -> Origin:
+    """When and with what a photo was taken, from its EXIF; what is not said or damaged is None.
+
+    Raises ImageError where the file is no picture.
+    """
+    name = os.fsdecode(path)
+    with _named(display_name(name)), _opened(name) as file:
+        image = _identified(file)
+        try:
+            exif = image.getexif()
+            details = exif.get_ifd(_EXIF_DETAILS)
+        except Exception:  # Damaged metadata make Pillow raise anything; the picture may be good.
+            return Origin()
+    said = details.get(_TAKEN) or details.get(_DIGITIZED)
+    maker, model = (_exif_text(exif.get(tag)) for tag in (_MAKER, _MODEL))
+    repeated = maker and model and model.lower().startswith(maker.lower())
+    camera = " ".join(filter(None, (None if repeated else maker, model)))
+    return Origin(_exif_time(_exif_text(said)), camera or None)
+
+
+def _exif_text(value: object) -> str | None:
+    return printable(value.split("\0")[0]).strip() or None if isinstance(value, str) else None
+
+
+def _exif_time(text: str | None) -> datetime | None:
+    try:
+        return datetime.strptime(text or "", "%Y:%m:%d %H:%M:%S")
+    except ValueError:
+        return None
+
+
 # Image files ------------------------------------------------------------------------------------
 
 _FORMATS = tuple(
@@ -173,6 +216,10 @@ _FOREIGN = {
 }
 """How files begin that are whole, but of kinds that are not read here; of those of eight bytes the
 first four are a length and may be any."""
+
+_EXIF_DETAILS, _TAKEN, _DIGITIZED = 0x8769, 0x9003, 0x9004
+_MAKER, _MODEL = 0x010F, 0x0110
+"""Tags of Exif 2.32: the directory of details with two times in it, and the camera's names."""
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _HEIF_SUFFIXES = {".heic", ".heif", ".hif"}

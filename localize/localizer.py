@@ -35,11 +35,11 @@ from localize.options import Options
 from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt, in_words
 from localize.relevance import (
     FAINT,
+    Contest,
     best_of,
     distinct,
     map_size,
     presences,
-    probabilities,
     relevance_maps,
     rivals,
     synonym_limit,
@@ -341,6 +341,20 @@ class Localizer:
         sums = torch.zeros(queries.prompts, queries.wanted.shape[1])
         return F.normalize(sums.index_add(0, queries.owner, queries.wanted), dim=-1)
 
+    @property
+    def bank(self) -> torch.Tensor:
+        """The negatives that every prompt is scored against, unit-norm (K, D)."""
+        return self._negatives[0]
+
+    @property
+    def bank_words(self) -> tuple[str, ...]:
+        """The words of the bank, (K,)."""
+        return tuple(word.label for word in self._bank)
+
+    def contest(self, prompts: str | Prompt | Sequence[str | Prompt]) -> Contest:
+        """What windows are scored by for these prompts, by whoever keeps embeddings."""
+        return self._contest(self._queries(_as_prompts(prompts)))
+
     def _queries(self, prompts: Sequence[Prompt]) -> _Queries:
         """The embeddings of all alternatives of prompts."""
         alternatives = [each for prompt in prompts for each in prompt.alternatives]
@@ -506,28 +520,27 @@ class Localizer:
     def _scores(
         self, encoded: Encoded, queries: _Queries
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """How much windows (N, P) and tokens (N, h, w, P), if any, look like prompts.
+        """How much windows (N, P) and tokens (N, h, w, P), if any, look like prompts."""
+        scale, tokens = self.encoder.logit_scale, encoded.tokens
+        contest = self._contest(queries)
+        check_same_length(self.encoder, contest.wanted, encoded.embeddings)
+        best = contest.scores(encoded.embeddings, scale)
+        if tokens is None:
+            return best, None
+        temper = getattr(self.encoder, "token_scale", scale) / scale
+        return best, contest.scores(tokens, scale, temper)
 
-        Each alternative is judged alone and the best counts; what is no rival of one of a prompt's
-        alternatives is none of the others either.
-        """
+    def _contest(self, queries: _Queries) -> Contest:
+        """What is no rival of one of a prompt's alternatives is none of the others either."""
         bank, own, limit = self._negatives
         wanted, owner, count = queries.wanted, queries.owner, queries.prompts
-        check_same_length(self.encoder, wanted, encoded.embeddings)
         negatives, against = torch.cat([bank, own]), rivals(wanted, bank, own, limit)
         near = best_of((~against).float().T, owner, count).T.bool()
         against = ~near[owner]
         if queries.unlike is not None:
             negatives = torch.cat([negatives, queries.unlike])
             against = torch.cat([against, owner[:, None] == queries.unlike_owner], 1)
-        scale, tokens = self.encoder.logit_scale, encoded.tokens
-        scores = probabilities(encoded.embeddings, wanted, negatives, against, scale)
-        best = best_of(scores, owner, count)
-        if tokens is None:
-            return best, None
-        temper = getattr(self.encoder, "token_scale", scale) / scale
-        token_scores = probabilities(tokens, wanted, negatives, against, scale, temper)
-        return best, best_of(token_scores, owner, count)
+        return Contest(wanted, owner, negatives, against, count)
 
     def _find_boxes(
         self,

@@ -6,6 +6,7 @@ Knows embeddings, grids of windows and their weights; must not know OpenCV or fi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -129,6 +130,47 @@ def _probabilities(
     if temper != 1:
         wanted, others = wanted**temper, others**temper
     return wanted / (wanted + others).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def negatives_weight(
+    embeddings: torch.Tensor, negatives: torch.Tensor, logit_scale: float
+) -> torch.Tensor:
+    """What of the negatives is needed to score embeddings against all of them, float32 (N,).
+
+    embeddings: unit-norm (N, D). negatives: unit-norm (K, D).
+    It is w = log(sum(exp(logit_scale * cosine))); the probability of a prompt that counts all of
+    them is sigmoid(logit_scale * cosine - w).
+    """
+    at_once = max(1, LOGITS_AT_ONCE // len(negatives))
+    parts = embeddings.split(at_once)
+    return torch.cat([torch.logsumexp(logit_scale * part @ negatives.T, -1) for part in parts])
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """P prompts, of Q alternatives in all, and what each is scored against.
+
+    wanted: unit-norm (Q, D). owner: int64 (Q,), the prompt of each. negatives: unit-norm (K, D),
+    the bank's first. against: bool (Q, K), the negatives of each; see `rivals`. prompts: P.
+    """
+
+    wanted: torch.Tensor
+    owner: torch.Tensor
+    negatives: torch.Tensor
+    against: torch.Tensor
+    prompts: int
+
+    def scores(
+        self, embeddings: torch.Tensor, logit_scale: float, temper: float = 1.0
+    ) -> torch.Tensor:
+        """How much embeddings (..., D) look like the prompts, (..., P); see `probabilities`.
+
+        Each alternative is judged alone and the best counts.
+        """
+        judged = probabilities(
+            embeddings, self.wanted, self.negatives, self.against, logit_scale, temper
+        )
+        return best_of(judged, self.owner, self.prompts)
 
 
 def presences(window_scores: torch.Tensor, token_scores: torch.Tensor | None) -> Array:

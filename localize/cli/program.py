@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from localize import __version__
-from localize.cli import bench, demo, detect, evaluate, models
+from localize.cli import bench, demo, detect, evaluate, index, models, search
 from localize.cli.shared import INTERRUPTED, SOME_FAILED, TERMINATED, USAGE, complain
 
 
@@ -65,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"localize {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     detect.add(commands)
+    index.add(commands)
+    search.add(commands)
     demo.add(commands)
     evaluate.add(commands)
     bench.add(commands)

@@ -79,7 +79,8 @@ def add_unpickle(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_windows(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is encoded of a picture."""
     defaults = Options()
     parser.add_argument(
         "--scales",
@@ -106,20 +107,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "in place of --scales and --stride",
     )
     parser.add_argument(
-        "--threshold",
-        type=float,
-        default=defaults.threshold,
-        help="least score of a reported box: the chance, in [0, 1], that it is right; "
-        "default: %(default)s",
-    )
-    parser.add_argument(
-        "--negatives",
-        nargs="+",
-        default=defaults.negatives,
-        metavar="WORD",
-        help="words to score against, besides the built-in ones",
-    )
-    parser.add_argument(
         "--batch-size",
         type=int,
         default=defaults.batch_size,
@@ -135,11 +122,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    defaults = Options()
+    add_windows(parser)
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=defaults.threshold,
+        help="least score of a reported box: the chance, in [0, 1], that it is right; "
+        "default: %(default)s",
+    )
+    parser.add_argument(
+        "--negatives",
+        nargs="+",
+        default=defaults.negatives,
+        metavar="WORD",
+        help="words to score against, besides the built-in ones",
+    )
+
+
 def options_of(parsed: argparse.Namespace) -> Options:
     """Options has one field a flag; lists from the command line become tuples."""
     values: dict[str, Any] = {}
     for field in fields(Options):
-        value = getattr(parsed, field.name)
+        value = getattr(parsed, field.name, field.default)
         values[field.name] = tuple(value) if isinstance(value, list) else value
     return Options(**values)
 

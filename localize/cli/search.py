@@ -1,0 +1,126 @@
+"""`localize search`: ask a store which pictures show it, and where.
+
+Knows words on the command line; must not know how a store is searched.
+"""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from localize.cli.shared import DONE, Commands, add_unpickle, hide_downloads, say
+from localize.names import display_name, printable
+
+if TYPE_CHECKING:
+    from localize.index import Hit
+
+TOP, MIN_PRESENCE = 20, 0.5
+"""As in `index.search`, which is not imported for `--help`."""
+
+
+def add(commands: Commands) -> None:
+    search = commands.add_parser(
+        "search",
+        help="ask a store which pictures show it, and where; or be told 'none'",
+        description="The pictures of a store that show all that is asked for, surest first, and "
+        "where. Needs the extra 'index'.",
+    )
+    search.add_argument("store", metavar="PATH", help="what 'localize index' has made")
+    search.add_argument(
+        "prompts", nargs="+", metavar="TEXT", help="what to look for; of several all must be there"
+    )
+    search.add_argument(
+        "--not",
+        dest="negatives",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TEXT",
+        help="what is not meant: words to score against, besides the built-in ones",
+    )
+    search.add_argument(
+        "--top", type=int, default=TOP, metavar="K", help="pictures at most; default: %(default)s"
+    )
+    search.add_argument(
+        "--min-presence",
+        type=float,
+        default=MIN_PRESENCE,
+        metavar="P",
+        help="how sure it must be, in [0, 1]; default: %(default)s",
+    )
+    search.add_argument("--folder", metavar="DIR", help="only pictures below this folder")
+    search.add_argument(
+        "--after", type=_time, metavar="DATE", help="only pictures taken on this day or later"
+    )
+    search.add_argument(
+        "--before", type=_time, metavar="DATE", help="only pictures taken before this day"
+    )
+    search.add_argument(
+        "--fast", action="store_true", help="windows for boxes, without a second look at pictures"
+    )
+    search.add_argument("--json", metavar="FILE", help="also write the hits as JSON")
+    search.add_argument("--model", metavar="NAME", help="where the store's model is, if it moved")
+    add_unpickle(search)
+    search.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; default: auto")
+    search.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+    search.add_argument("--quiet", action="store_true", help="print errors only")
+    search.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    from localize import files
+    from localize.index import Index
+
+    hide_downloads(parsed.quiet)
+    if parsed.json is not None:
+        files.check_target(parsed.json)
+    index = Index.open(
+        parsed.store,
+        model=parsed.model,
+        device=parsed.device,
+        dtype=parsed.dtype,
+        unpickle=parsed.unpickle,
+    )
+    hits = index.search(
+        parsed.prompts,
+        top=parsed.top,
+        negatives=parsed.negatives,
+        min_presence=parsed.min_presence,
+        folder=parsed.folder,
+        after=parsed.after,
+        before=parsed.before,
+        fast=parsed.fast,
+    )
+    if parsed.json is not None:
+        answer = {"prompts": parsed.prompts, "pictures": len(index)}
+        files.write_json(parsed.json, {**answer, "hits": [hit.to_dict() for hit in hits]})
+    if not parsed.quiet:
+        say("\n".join(map(_line, hits)) or _none(parsed, len(index)))
+    return DONE
+
+
+def _line(hit: Hit) -> str:
+    """One hit: how sure, which picture, and the best place of each prompt."""
+    labels = dict.fromkeys(box.label for box in hit.boxes)
+    places = []
+    for label in labels:
+        best = next(box for box in hit.boxes if box.label == label)
+        corners = ", ".join(str(round(edge)) for edge in best.xyxy)
+        places.append(f"{printable(label)} ({corners})")
+    return f"{hit.presence:.2f}  {display_name(hit.file)}  {'; '.join(places)}"
+
+
+def _none(parsed: argparse.Namespace, pictures: int) -> str:
+    asked = " and ".join(map(printable, parsed.prompts))
+    which = ", with these filters" if parsed.folder or parsed.after or parsed.before else ""
+    return f"{asked}: none of {pictures:,} pictures{which}"
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no date; write it as 2024-12-31, or with a time as 2024-12-31T18:00"
+        ) from None

@@ -1,0 +1,296 @@
+"""A store on the disk: its two tables, what they were made with, and who may write.
+
+Knows LanceDB and the locks of a folder; must not know pictures, prompts or models.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from localize.files import OutputError, make_folder
+from localize.index.schema import WHOLE, pictures_schema, windows_schema, windows_table
+from localize.names import display_name
+
+if TYPE_CHECKING:
+    import pyarrow
+
+if sys.platform != "win32":
+    import fcntl
+
+VERSION = 1
+PICTURES, WINDOWS = "pictures", "windows"
+KEY = b"localize"
+"""Key, in the metadata of the tables' schemas, of what the store was made with."""
+
+NEEDS_INDEX = 100_000
+"""Windows from which on an approximate index is built; of fewer an exact search is quick."""
+
+PARTITION = 8_192
+"""Windows in a partition of the approximate index, about."""
+
+CODE = 8
+"""Dimensions that share one byte of a window's product code."""
+
+KEPT = timedelta(minutes=10)
+"""How long the tables' earlier versions stay, for whoever is reading them."""
+
+NAMES_AT_ONCE = 1_000
+"""The most values that one condition of a search lists."""
+
+
+class StoreError(ValueError):
+    """A store cannot be used. The message is one sentence: why, and what would be right."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the windows of a store were made with; with other settings they would be others.
+
+    model: the name it is loaded by. checkpoint: a hash of its files, or whatever else tells it from
+    others. dimensions: of its embeddings. bank: a hash of the words that weigh on each window.
+    scales, stride, budget: as in `Options`.
+    """
+
+    model: str
+    checkpoint: str
+    dimensions: int
+    bank: str
+    scales: tuple[float, ...]
+    stride: float
+    budget: int | None
+
+    def to_json(self) -> bytes:
+        return json.dumps({"version": VERSION, **vars(self)}).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Settings:
+        found = json.loads(data)
+        if found.pop("version") != VERSION:
+            raise ValueError
+        return cls(**{**found, "scales": tuple(found["scales"])})
+
+
+class Store:
+    """A folder with the tables of a library. Opened by `Store.open` or made by `Store.create`."""
+
+    def __init__(self, path: Path, settings: Settings, database: Any):
+        self.path, self.settings = path, settings
+        self.pictures = database.open_table(PICTURES)
+        self.windows = database.open_table(WINDOWS)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Store:
+        """Raises StoreError where there is none, ImportError without the extra `index`."""
+        folder = Path(path)
+        if not _is_store(folder):
+            raise StoreError(
+                f"{display_name(folder)} is no store; 'localize index FOLDER --store "
+                f"{display_name(folder)}' makes one"
+            )
+        database = _connect(folder)
+        try:
+            settings = Settings.from_json(database.open_table(PICTURES).schema.metadata[KEY])
+            return cls(folder, settings, database)
+        except Exception as error:  # whatever a damaged table leads to
+            raise StoreError(
+                f"the store {display_name(folder)} is damaged, or of another version of localize; "
+                "make it anew at another path"
+            ) from error
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], settings: Settings) -> Store:
+        """The store at a path, made where there is none.
+
+        Raises StoreError where it was made with other settings, or where something else is there,
+        and OutputError where it cannot be written.
+        """
+        folder = Path(path)
+        if _is_store(folder):
+            store = cls.open(folder)
+            store.check(settings)
+            return store
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if any(
+                not name.startswith(".") and name != f"{WINDOWS}.lance"
+                for name in os.listdir(folder)
+            ):
+                raise StoreError(
+                    f"{display_name(folder)} holds other things than a store; "
+                    "choose another path for --store"
+                )
+        make_folder(folder)
+        database = _connect(folder)
+        metadata = {KEY: settings.to_json()}
+        # The pictures' table last: where it is, there is a store.
+        if (folder / f"{WINDOWS}.lance").exists():  # left by a run that was killed right here
+            database.drop_table(WINDOWS)
+        database.create_table(WINDOWS, schema=windows_schema(settings.dimensions))
+        database.create_table(PICTURES, schema=pictures_schema().with_metadata(metadata))
+        return cls(folder, settings, database)
+
+    def check(self, wanted: Settings) -> None:
+        """Raise StoreError where the store was made with other settings than those."""
+        have, name = self.settings, display_name(self.path)
+        if (have.checkpoint, have.dimensions) != (wanted.checkpoint, wanted.dimensions):
+            other = "other files of " if have.model == wanted.model else ""
+            raise StoreError(
+                f"the store {name} was made with {other}the model {have.model}, not with "
+                f"{wanted.model}; use that model, or another path for another store"
+            )
+        if have.bank != wanted.bank:
+            raise StoreError(
+                f"the store {name} was made with other built-in negatives, of another version of "
+                "localize; make it anew at another path"
+            )
+        for field in ("scales", "stride", "budget"):
+            was, now = getattr(have, field), getattr(wanted, field)
+            if was != now:
+                raise StoreError(
+                    f"the store {name} was made with --{field} {_typed(was)}, not {_typed(now)}; "
+                    "use that, or another path for another store"
+                )
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Let one process at a time write. Raises OutputError where another one does."""
+        if sys.platform == "win32":
+            yield
+            return
+        lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OutputError(
+                    f"cannot write to {display_name(self.path)}: another run is writing to it"
+                ) from error
+            self.pictures.checkout_latest()
+            self.windows.checkout_latest()
+            yield
+        finally:
+            os.close(lock)
+
+    # Reading ------------------------------------------------------------------------------------
+
+    def picture_rows(self, condition: str | None = None) -> list[dict[str, Any]]:
+        """Rows of the pictures' table as plain data."""
+        query = self.pictures.search()
+        found = (query.where(condition) if condition else query).limit(None).to_arrow()
+        return list(found.to_pylist())
+
+    def pictures_of(self, contents: Iterable[str]) -> list[dict[str, Any]]:
+        """The rows of the files that have one of the contents and are still there."""
+        return [
+            row
+            for part in _in_parts(contents)
+            for row in self.picture_rows(f"{_among('content', part)} AND NOT missing")
+        ]
+
+    def windows_of(self, contents: Iterable[str]) -> pyarrow.Table:
+        """All windows of these contents."""
+        import pyarrow as pa
+
+        parts = [
+            self.windows.search().where(_among("content", part)).limit(None).to_arrow()
+            for part in _in_parts(contents)
+        ]
+        return pa.concat_tables(parts)
+
+    def whole_pictures(self, columns: tuple[str, ...]) -> pyarrow.Table:
+        """Columns of the windows that are whole pictures, one of each content."""
+        query = self.windows.search().where(f"number = {WHOLE}").select(list(columns))
+        return query.limit(None).to_arrow()
+
+    def count_pictures(self) -> int:
+        """How many files can be found by a search."""
+        return int(self.pictures.count_rows("problem IS NULL AND NOT missing"))
+
+    def count_windows(self) -> int:
+        return int(self.windows.count_rows())
+
+    def has_index(self) -> bool:
+        """Whether there is an approximate index."""
+        return any("vector" in index.columns for index in self.windows.list_indices())
+
+    # Writing ------------------------------------------------------------------------------------
+
+    def add_windows(self, pictures: list[dict[str, Any]]) -> None:
+        """Append `schema.window_rows` of several pictures, in one step."""
+        if pictures:
+            self.windows.add(windows_table(pictures, self.settings.dimensions))
+
+    def put_pictures(self, rows: list[Mapping[str, Any]]) -> None:
+        """Write rows of the pictures' table in one step, in place of those of the same paths."""
+        import pyarrow as pa
+
+        if rows:
+            merge = self.pictures.merge_insert("path").when_matched_update_all()
+            merge.when_not_matched_insert_all().execute(
+                pa.Table.from_pylist([dict(row) for row in rows], schema=pictures_schema())
+            )
+
+    def drop_pictures(self, paths: Iterable[str]) -> None:
+        for part in _in_parts(paths):
+            self.pictures.delete(_among("path", part))
+
+    def drop_windows(self, contents: Iterable[str]) -> None:
+        for part in _in_parts(contents):
+            self.windows.delete(_among("content", part))
+
+    def tidy(self) -> None:
+        """Join small pieces of the tables, and see to the approximate index."""
+        windows = self.count_windows()
+        if windows >= NEEDS_INDEX and not self.has_index():
+            length = self.windows.schema.field("vector").type.list_size
+            self.windows.create_index(
+                metric="dot",
+                num_partitions=max(1, windows // PARTITION),
+                num_sub_vectors=length // CODE,
+                vector_column_name="vector",
+            )
+        for table in (self.pictures, self.windows):
+            table.optimize(cleanup_older_than=KEPT)
+
+
+def _is_store(folder: Path) -> bool:
+    return (folder / f"{PICTURES}.lance" / "_versions").is_dir()
+
+
+def _connect(folder: Path) -> Any:
+    try:
+        import lancedb
+    except ImportError as error:
+        raise ImportError(
+            "stores need the extra 'index': pip install 'clip-localize[index]'"
+        ) from error
+    return lancedb.connect(os.path.abspath(folder))
+
+
+def _in_parts(values: Iterable[str]) -> Iterator[list[str]]:
+    """The different values, no more at once than a condition should list; at least one part."""
+    different = sorted(set(values))
+    for start in range(0, max(1, len(different)), NAMES_AT_ONCE):
+        yield different[start : start + NAMES_AT_ONCE]
+
+
+def _among(column: str, values: list[str]) -> str:
+    """The condition, in SQL, that a column has one of the values."""
+    if not values:
+        return "false"
+    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+    return f"{column} IN ({quoted})"
+
+
+def _typed(value: Any) -> str:
+    """A setting as it is typed on the command line."""
+    if value is None:
+        return "unset"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
