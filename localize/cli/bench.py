@@ -6,6 +6,7 @@ Knows words on the command line; must not know how speed is measured.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from localize.cli.shared import DONE, Commands, add_model, hide_downloads, say
 
@@ -34,26 +35,21 @@ def add(commands: Commands) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     from localize import files
-    from localize.bench import bench, table
 
     if parsed.json:
         files.check_target(parsed.json)
     hide_downloads(parsed.quiet)
-    if parsed.formats:
-        from localize.format_bench import format_bench, format_table
+    report, table = _measured_formats(parsed) if parsed.formats else _measured(parsed)
+    if parsed.json:
+        files.write_json(parsed.json, report)
+    if not parsed.quiet:
+        say(table)
+    return DONE
 
-        report = format_bench(
-            parsed.model,
-            unpickle=parsed.unpickle,
-            photos=parsed.photos,
-            seconds=parsed.seconds,
-            quick=parsed.quick,
-        )
-        if parsed.json:
-            files.write_json(parsed.json, report)
-        if not parsed.quiet:
-            say(format_table(report))
-        return DONE
+
+def _measured(parsed: argparse.Namespace) -> tuple[Any, str]:
+    from localize.bench import bench, table
+
     report = bench(
         parsed.model,
         device=parsed.device,
@@ -64,8 +60,17 @@ def run(parsed: argparse.Namespace) -> int:
         seconds=parsed.seconds,
         quick=parsed.quick,
     )
-    if parsed.json:
-        files.write_json(parsed.json, report)
-    if not parsed.quiet:
-        say(table(report))
-    return DONE
+    return report, table(report)
+
+
+def _measured_formats(parsed: argparse.Namespace) -> tuple[Any, str]:
+    from localize.format_bench import format_bench, format_table
+
+    report = format_bench(
+        parsed.model,
+        unpickle=parsed.unpickle,
+        photos=parsed.photos,
+        seconds=parsed.seconds,
+        quick=parsed.quick,
+    )
+    return report, format_table(report)
