@@ -1,67 +1,117 @@
-"""Pictures as prompts on scenes: a crop of one glyph, others of its kind among distractors.
+"""Pictures as prompts, beside words: how well each finds things, and knows that they are not there.
 
-    python benchmarks/picture_prompts.py --scenes 50 --seed 60000
+    python benchmarks/picture_prompts.py --scenes 40 --seed 60000
+    python benchmarks/picture_prompts.py --data photos --encoder my_encoder:Tower
 
-Each scene is asked for its own names and for absent ones, once by words and once by a picture of
-each: one of the thing's glyphs, tilted, on a background of its own, never the pixels of the scene.
+Of scenes a prompt's picture is one of the thing's glyphs, tilted, on a background of its own: never
+the pixels of the scene. Of photos, a folder in COCO's layout, it is the largest box of the name,
+cut out of one photo that is not asked for it then; names that are in one photo alone are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from material import add_material, material
 
 from localize import Localizer, Options, Prompt
-from localize.evaluation.evaluate import answer_of, figures, scene_samples
-from localize.evaluation.samples import Sample
+from localize.evaluation import metrics
+from localize.evaluation.evaluate import answer_of
+from localize.evaluation.samples import Answer, Sample
 from localize.evaluation.scenes import concepts, make_background, place
+from localize.images import read_image
 
 SIDE, MARGIN = 150, 10
+
+WAYS: dict[str, Callable[[str, np.ndarray], Prompt]] = {
+    "words": lambda name, picture: Prompt.of(name),
+    "a picture": lambda name, picture: Prompt.from_image(picture, name),
+    "both": lambda name, picture: Prompt.from_image(picture, name, words=name),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=60000, help="of the first scene")
-    parser.add_argument("--model", default="emoji")
+    add_material(parser)
     parsed = parser.parse_args()
-    rng = np.random.default_rng(parsed.seed)
-    machine = Localizer.from_pretrained(parsed.model, options=Options(threshold=0.0))
-    samples = [drawn(sample) for sample in scene_samples(parsed.scenes, parsed.seed)]
-    answers: dict[str, list] = {"words": [], "pictures": []}
-    for sample in samples:
+    encoder, samples = material(parsed)
+    pictures, samples = of_photos(samples) if parsed.data else of_scenes(samples, parsed.seed)
+    machine = Localizer(encoder, Options(threshold=0.0))
+    answers: dict[str, list[Answer]] = {way: [] for way in WAYS}
+    for sample, shown in zip(samples, pictures, strict=True):
         encoded = machine.encode(sample.image)
-        asked = {
-            "words": sample.truth.prompts,
-            "pictures": [Prompt.from_image(crop(name, rng), name) for name in sample.truth.prompts],
-        }
-        for way, prompts in asked.items():
-            answers[way].append(answer_of(machine.locate(encoded, prompts), encoded.num_crops))
+        for way, prompt in WAYS.items():
+            asked = [prompt(*each) for each in zip(sample.truth.prompts, shown, strict=True)]
+            answers[way].append(answer_of(machine.locate(encoded, asked), encoded.num_crops))
     truths = [sample.truth for sample in samples]
+    here = np.concatenate([truth.present() for truth in truths])
+    print(f"{len(truths)} pictures, {here.sum()} names there and {(~here).sum()} not")
     print("asked by | AP50 | AP30 | presence AUC | presence of absent ones, 9 of 10 below")
     for way, row in answers.items():
-        found = figures(truths, row, Options().threshold)
-        absent = np.concatenate(
-            [each.presence[~truth.present()] for each, truth in zip(row, truths, strict=True)]
-        )
+        precision = [
+            np.mean([*metrics.average_precision(truths, row, iou).values()]) for iou in (0.5, 0.3)
+        ]
+        absent = np.concatenate([each.presence for each in row])[~here]
         print(
-            f"{way} | {found['AP50']:.3f} | {found['AP30']:.3f} | {found['presence_auc']:.3f} | "
-            f"{np.quantile(absent, 0.9):.3f}"
+            f"{way} | {precision[0]:.3f} | {precision[1]:.3f} | "
+            f"{metrics.presence_auc(truths, row):.3f} | {np.quantile(absent, 0.9):.3f}"
         )
 
 
-def drawn(sample: Sample) -> Sample:
-    """The sample without the prompts that no glyph shows."""
-    known = {concept.name for concept in concepts()}
-    prompts = tuple(name for name in sample.truth.prompts if name in known)
-    return replace(sample, truth=replace(sample.truth, prompts=prompts))
+def of_scenes(samples: Sequence[Sample], seed: int) -> tuple[list[list[np.ndarray]], list[Sample]]:
+    """A picture for each prompt of each scene, and the scenes without what no glyph shows."""
+    rng = np.random.default_rng(seed)
+    glyphs = {concept.name: concept.glyphs for concept in concepts()}
+    kept = [only(sample, glyphs) for sample in samples]
+    return [[drawn(glyphs[name], rng) for name in each.truth.prompts] for each in kept], kept
 
 
-def crop(name: str, rng: np.random.Generator) -> np.ndarray:
+def of_photos(samples: Sequence[Sample]) -> tuple[list[list[np.ndarray]], list[Sample]]:
+    """The same of photos: of each name the largest thing is cut out, and not asked where it was."""
+    boxes = [
+        {name: sample.truth.boxes_of(name, crowds=False) for name in sample.truth.labels}
+        for sample in samples
+    ]
+    shown, origin = {}, {}
+    for name in sorted({name for each in boxes for name in each if len(each[name])}):
+        areas = [areas_of(each.get(name, np.empty((0, 4)))) for each in boxes]
+        if sum(len(each) > 0 for each in areas) < 2:
+            continue
+        origin[name] = int(np.argmax([each.max(initial=0) for each in areas]))
+        box = boxes[origin[name]][name][areas[origin[name]].argmax()]
+        left, top, right, bottom = np.rint(box).astype(int)
+        pixels = read_image(samples[origin[name]].image).pixels
+        shown[name] = np.ascontiguousarray(pixels[top:bottom, left:right])
+    kept = [
+        only(sample, [name for name in shown if origin[name] != number])
+        for number, sample in enumerate(samples)
+    ]
+    return [[shown[name] for name in each.truth.prompts] for each in kept], kept
+
+
+def only(sample: Sample, names: Sequence[str] | dict[str, object]) -> Sample:
+    """The sample with no other prompts and things than these."""
+    truth = sample.truth
+    rows = [row for row, label in enumerate(truth.labels) if label in names]
+    truth = replace(
+        truth,
+        labels=tuple(truth.labels[row] for row in rows),
+        xyxy=truth.xyxy[rows],
+        iscrowd=truth.iscrowd[rows],
+        prompts=tuple(name for name in truth.prompts if name in names),
+    )
+    return replace(sample, truth=truth)
+
+
+def areas_of(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(1)
+
+
+def drawn(glyphs: Sequence, rng: np.random.Generator) -> np.ndarray:
     """A picture of one of a thing's glyphs, uint8 (H, W, 3)."""
-    glyphs = next(concept.glyphs for concept in concepts() if concept.name == name)
     glyph = glyphs[int(rng.integers(len(glyphs)))]
     glyph = place(glyph, SIDE, float(rng.integers(-20, 21)), bool(rng.random() < 0.5))
     canvas = make_background(rng, glyph.width + 2 * MARGIN, glyph.height + 2 * MARGIN)
