@@ -131,8 +131,8 @@ def _ends_with(path: str, suffixes: Collection[str]) -> bool:
 _WRITERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole or not at all; missing folders are made.
+def write_bytes(path: str | os.PathLike[str], data: bytes | Iterable[bytes]) -> None:
+    """Write a file, or one that comes in pieces, whole or not at all; missing folders are made.
 
     The data go to a hidden file beside it, to the disk, and then take the name in one step, so
     that neither a full disk nor a killed process leaves half a file under it.
@@ -144,7 +144,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 def write_together(
     paths: Sequence[str | os.PathLike[str]],
-    contents: Iterable[bytes],
+    contents: Iterable[bytes | Iterable[bytes]],
     instead_of: Iterable[str | os.PathLike[str]] = (),
 ) -> None:
     """Write files that belong together, as `together` does.
@@ -246,9 +246,9 @@ def _ready_folder(target: str) -> str:
     return folder
 
 
-def _fill(part: str, data: bytes) -> None:
+def _fill(part: str, data: bytes | Iterable[bytes]) -> None:
     with open(part, "wb") as file:
-        file.write(data)
+        file.writelines([data] if isinstance(data, bytes) else data)
         file.flush()
         os.fsync(file.fileno())
 

@@ -5,6 +5,7 @@ Knows pictures, maps and boxes; must not know how they were made.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -115,6 +116,12 @@ class Localization:
             presence=self.presence.tolist(),
             with_legend=legend,
         )
+
+    def crop(self, box: Box) -> Image.Image:
+        """What a box encloses, all of each pixel that it touches."""
+        left, top, right, bottom = box.xyxy
+        outer = (math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom))
+        return Image.fromarray(self.pixels).crop(outer)
 
     def __repr__(self) -> str:
         """A line: arrays would fill the screen."""

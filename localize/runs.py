@@ -1,4 +1,4 @@
-"""What a run over many pictures is: where its outputs go, and what is finished.
+"""What a run over many pictures is: where its outputs go, what is finished, and what came of it.
 
 Knows results, output files and settings; must not know the command line or terminals.
 """
@@ -7,22 +7,36 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from localize.names import display_name
 
 if TYPE_CHECKING:
-    from localize.export import Answer
+    from localize.export import Answer, Found
     from localize.result import Localization
     from localize.watch import Locate, Watched
 
-OVERLAY, HEATMAP, FACTS = ".boxes.png", ".heatmap.png", ".json"
+OVERLAY, HEATMAP, CROP, FACTS = ".boxes.png", ".heatmap.png", ".crop.png", ".json"
 
-EXPORTS = "exports"
-"""The folder, in a run's own, that files for other tools go to."""
+EXPORTS, CROPS, SKETCHES = "exports", "crops", ".report"
+"""Folders in a run's own: for other tools' files, for what was found cut out, and for what the
+report shows of each picture."""
+
+REPORT, SUMMARY = "report.html", "run.json"
+"""Files of the whole run, in its folder."""
+
+SUMMARY_VERSION = 1
+
+Overlays: TypeAlias = Literal["none", "boxes", "heatmaps"]
+
+_LIBRARIES = (
+    "torch transformers open_clip_torch openvino numpy pillow opencv-python scikit-image scipy"
+).split()
 
 
 @dataclass(frozen=True)
@@ -42,25 +56,32 @@ class Task:
 class Run:
     """One question asked of many pictures, and the folder that its answers go to.
 
-    prompts: the labels, in their order. heatmaps: whether each prompt's overlay is written too.
+    prompts: the labels, in their order.
     settings: what else the answers hang on, as plain data; JSON keeps it beside them.
+    overlays: none, one with all boxes, or besides it a heatmap for each prompt.
+    crops: whether what is found is cut out. report: whether small pictures for it are kept.
     """
 
     folder: Path
     prompts: tuple[str, ...]
-    heatmaps: bool
     settings: Mapping[str, Any]
+    overlays: Overlays = "boxes"
+    crops: bool = False
+    report: bool = False
 
     def files(self, output: Path) -> list[Path]:
-        """What is written of one picture: its overlay, each prompt's heatmap, at last its JSON.
+        """What is written of any picture: overlays, what the report shows, at last its JSON.
 
         Of a video it is an annotated one, a line a frame and JSON. Where there is JSON, the picture
         is finished.
         """
         if is_video(output):
             return [_beside(output, ending) for ending in (".boxes.mp4", ".jsonl", FACTS)]
-        heatmaps = _heatmaps(output, self.prompts) if self.heatmaps else []
-        return [_beside(output, OVERLAY), *heatmaps, _beside(output, FACTS)]
+        overlays = [] if self.overlays == "none" else [_beside(output, OVERLAY)]
+        if self.overlays == "heatmaps":
+            overlays += _heatmaps(output, self.prompts)
+        sketches = [self._sketch(output)] if self.report else []
+        return [*overlays, *sketches, _beside(output, FACTS)]
 
     def tasks(self, paths: Iterable[Path]) -> list[Task]:
         """The pictures to be read, each with its place below the inputs' common folder.
@@ -79,26 +100,52 @@ class Run:
         self._refuse_to_overwrite(tasks)
         return tasks
 
+    def prepare(self, tasks: Iterable[Task]) -> None:
+        """Make the folder, and remove what killed runs have left half-written in it.
+
+        Raises files.OutputError where nothing can be written there.
+        """
+        from localize import files
+
+        files.make_folder(self.folder)
+        own = [self.folder / name for name in (EXPORTS, CROPS, SKETCHES)]
+        below = {Path(path) for folder in own for path, _, _ in os.walk(folder)}
+        for folder in {self.folder, *below, *(task.output.parent for task in tasks)}:
+            files.remove_abandoned(folder)
+
     def is_finished(self, task: Task) -> bool:
         """Whether an earlier run with the same settings has finished this picture as it is now."""
-        *overlays, facts = self.files(task.output)
+        return bool(self._finished(task))
+
+    def _finished(self, task: Task) -> dict[str, Any]:
+        """The JSON of a picture that is finished; nothing of another."""
+        *others, facts = self.files(task.output)
         found = _read_facts(facts)
-        return (
+        is_finished = (
             found.get("prompts") == list(self.prompts)
             and found.get("settings") == _plain(self.settings)
             and _seen_in(found) == task.seen
-            and all(map(os.path.isfile, overlays))
             and found.get("problem") is None
+            and all(map(os.path.isfile, others))
+            and (not self.crops or all(map(os.path.isfile, self._crops(task.output, found))))
         )
+        return found if is_finished else {}
 
     def answers(self, tasks: Iterable[Task]) -> Iterator[Answer]:
         """What is on the disk of the pictures that are finished, read one by one."""
+        return (answer for _, answer in self._answers(tasks))
+
+    def _answers(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Answer]]:
         from localize.export import Answer
 
         for task in tasks:
-            if not is_video(task.path) and self.is_finished(task):
-                facts = _read_facts(_beside(task.output, FACTS))
-                yield Answer.from_facts(facts, task.output.relative_to(self.folder).as_posix())
+            if not is_video(task.path) and (facts := self._finished(task)):
+                name = task.output.relative_to(self.folder).as_posix()
+                yield task, Answer.from_facts(facts, name)
+
+    def matching(self, tasks: Iterable[Task], here: bool) -> Iterator[Path]:
+        """The finished pictures that have a box of any prompt or, where `here` is False, none."""
+        return (task.path for task, answer in self._answers(tasks) if bool(answer.boxes) is here)
 
     def export(self, tasks: Iterable[Task], formats: Iterable[str]) -> None:
         """Write the pictures that are finished in formats of `export`, into the folder `EXPORTS`.
@@ -112,18 +159,21 @@ class Run:
             save_answers(self.answers(tasks), name, self.folder / EXPORTS)
 
     def write(self, task: Task, result: Localization) -> None:
-        """Write the files of one picture together, and remove heatmaps of an earlier question.
+        """Write the files of one picture together, and remove those of an earlier question.
 
         Raises files.OutputError where one cannot be written; then the old ones stay.
         """
         from localize import files
 
-        written = self.files(task.output)
-        earlier = _read_facts(written[-1]).get("prompts")
-        stale = _heatmaps(task.output, earlier if isinstance(earlier, list) else [])
+        facts = result.to_dict()
+        facts["image"] |= task.seen
+        facts["settings"] = dict(self.settings)
+        crops = self._crops(task.output, facts) if self.crops else []
+        written = [*crops, *self.files(task.output)]
+        stale = self._written_earlier(task.output)
         files.write_together(
             written,
-            self._contents(task, result),
+            self._contents(result, facts),
             instead_of=[path for path in stale if path not in written],
         )
 
@@ -154,26 +204,127 @@ class Run:
             progress=progress,
         )
 
-    def _contents(self, task: Task, result: Localization) -> Iterator[bytes]:
-        """The contents of `files`, made one by one."""
+    def _contents(self, result: Localization, facts: dict[str, Any]) -> Iterator[bytes]:
+        """The contents of crops and of `files`, made one by one."""
         from localize.files import image_bytes, json_bytes
 
-        yield image_bytes(result.boxes_overlay())
-        for prompt in self.prompts if self.heatmaps else ():
-            yield image_bytes(result.overlay(prompt))
-        facts = result.to_dict()
-        facts["image"] |= task.seen
-        yield json_bytes({**facts, "settings": dict(self.settings)})
+        if self.crops:
+            yield from (image_bytes(result.crop(box)) for box in result.boxes)
+        if self.overlays != "none":
+            yield image_bytes(result.boxes_overlay())
+        if self.overlays == "heatmaps":
+            yield from (image_bytes(result.overlay(prompt)) for prompt in self.prompts)
+        if self.report:
+            from localize.report import sketch
+
+            yield json_bytes(sketch(result))
+        yield json_bytes(facts)
+
+    def _written_earlier(self, output: Path) -> list[Path]:
+        """What a run with any outputs may have written of a picture, but for its JSON."""
+        from localize.files import is_written_here
+
+        facts = _read_facts(_beside(output, FACTS))
+        if not facts:
+            return []
+        prompts = facts.get("prompts")
+        own = [*_heatmaps(output, prompts if isinstance(prompts, list) else [])]
+        own += [*self._crops(output, facts), self._sketch(output)]
+        overlay = _beside(output, OVERLAY)
+        return [*own, overlay] if is_written_here(overlay) else own
+
+    def _sketch(self, output: Path) -> Path:
+        return _beside(self.folder / SKETCHES / output.relative_to(self.folder), FACTS)
+
+    def _crops(self, output: Path, facts: Mapping[str, Any]) -> list[Path]:
+        """Where what was found is cut out to: a folder a prompt, and in it as pictures lie."""
+        try:
+            labels = [box["label"] for box in facts["boxes"]]
+            prompts = [facts["prompts"].index(label) for label in labels]
+        except (LookupError, TypeError, ValueError, AttributeError):  # Not as we write it.
+            return []
+        way = output.relative_to(self.folder)
+        return [
+            _beside(
+                self.folder / CROPS / f"{prompt + 1}-{slug(str(label))}" / way, f".{number}{CROP}"
+            )
+            for number, (prompt, label) in enumerate(zip(prompts, labels, strict=True), 1)
+        ]
+
+    def summarize(
+        self, tasks: Sequence[Task], failed: Sequence[str], asked: int, seconds: float
+    ) -> Summary:
+        """What is on the disk of a run that has ended, and write it there.
+
+        failed: a sentence for each picture that could not be done. asked: how many pictures this
+        process has done, in how many seconds.
+
+        Raises files.OutputError where it cannot be written.
+        """
+        from localize import __version__
+        from localize.export import totals
+        from localize.files import write_json
+
+        images, found = totals(self.answers(tasks), self.prompts)
+        summary = Summary(images, tuple(found), tuple(failed), asked, round(seconds, 3))
+        plain = {
+            "version": SUMMARY_VERSION,
+            "prompts": list(self.prompts),
+            "settings": dict(self.settings),
+            "outputs": {"overlays": self.overlays, "crops": self.crops, "report": self.report},
+            "versions": {"localize": __version__, "python": platform.python_version()}
+            | dict(_installed(_LIBRARIES)),
+            "images": images,
+            "found": [asdict(each) | {"not_here": images - each.images} for each in found],
+            "failed": summary.failed,
+            "speed": {
+                "images": asked,
+                "seconds": summary.seconds,
+                "images_per_second": summary.images_per_second,
+            },
+        }
+        write_json(self.folder / SUMMARY, plain)
+        return summary
+
+    def write_report(self, tasks: Sequence[Task], summary: Summary) -> None:
+        """Write the page that shows the finished pictures of a run with `report`.
+
+        Raises files.OutputError where it cannot be written.
+        """
+        from localize.files import write_bytes
+        from localize.report import page
+
+        cards = (
+            (answer, _read_facts(self._sketch(task.output)))
+            for task, answer in self._answers(tasks)
+        )
+        write_bytes(
+            self.folder / REPORT,
+            page(
+                cards,
+                folder=self.folder,
+                found=summary.found,
+                images=summary.images,
+                failed=summary.failed,
+            ),
+        )
 
     def _refuse_to_overwrite(self, tasks: Iterable[Task]) -> None:
         written = {os.path.realpath(file) for task in tasks for file in self.files(task.output)}
+        crops = os.path.join(os.path.realpath(self.folder), CROPS, "")
         for task in tasks:
-            if os.path.realpath(task.path) in written:
+            path = os.path.realpath(task.path)
+            if path in written or (self.crops and path.startswith(crops)):
                 raise ValueError(
                     f"{display_name(task.path)} is an image to be read, but an output of another "
                     "one would take its name; choose another folder for --output"
                 )
             facts = _beside(task.output, FACTS)
+            if facts == self.folder / SUMMARY:
+                raise ValueError(
+                    f"the answers for {display_name(task.path)} would have the name {SUMMARY}, "
+                    "which is that of the run's summary; give the picture an ending"
+                )
             earlier = _seen_in(_read_facts(facts))
             # A picture that was moved, folder and all, is the same one.
             if earlier and all(earlier[key] != task.seen[key] for key in ("path", "modified_ns")):
@@ -184,14 +335,35 @@ class Run:
                 )
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What came of a run.
+
+    images: how many are finished, by this process or an earlier one. found: of each prompt.
+    failed: a sentence for each picture that could not be done.
+    asked: how many images this process has done, in how many seconds.
+    """
+
+    images: int
+    found: tuple[Found, ...]
+    failed: tuple[str, ...]
+    asked: int
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float | None:
+        """How quick this process was, None where it had nothing to do."""
+        return round(self.asked / self.seconds, 3) if self.asked and self.seconds else None
+
+
 def without_own(paths: Iterable[Path]) -> list[Path]:
-    """The pictures that are not overlays of an earlier run, into whatever folder."""
+    """The pictures that are not overlays or crops of an earlier run, into whatever folder."""
     from localize import files
 
     return [
         path
         for path in paths
-        if not (path.name.endswith((OVERLAY, HEATMAP)) and files.is_written_here(path))
+        if not (path.name.endswith((OVERLAY, HEATMAP, CROP)) and files.is_written_here(path))
     ]
 
 
@@ -250,3 +422,12 @@ def _read_facts(path: Path) -> dict[str, Any]:
 def _plain(settings: Mapping[str, Any]) -> Any:
     """The settings as JSON gives them back."""
     return json.loads(json.dumps(dict(settings)))
+
+
+def _installed(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The versions of those libraries that are there; none is imported for it."""
+    for name in names:
+        try:
+            yield name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue

@@ -48,7 +48,7 @@ def test_words_files_and_pictures_are_asked_together_in_this_order(folder, detec
 
 def test_results_and_exports_know_the_label_alone(folder, detect):
     things(folder)
-    assert detect("--prompts", "things.json", "--export", "coco", "--heatmaps") == 0
+    assert detect("--prompts", "things.json", "--export", "coco", "--overlays", "heatmaps") == 0
     found = facts(folder)
     assert found["prompts"] == ["a cat", "vehicle"]
     assert "vehicle" in {box["label"] for box in found["boxes"]}

@@ -39,6 +39,11 @@ def detect(*arguments):
     return main(["detect", *map(str, arguments)])
 
 
+def answered(folder):
+    """The JSON files of pictures in a folder, without the one of the whole run."""
+    return sorted(path for path in folder.rglob("*.json") if path.name != "run.json")
+
+
 def test_a_folder_gives_json_and_an_overlay_for_each_picture(photos, tmp_path, checkpoint, capsys):
     output = tmp_path / "out"
     assert detect(photos, *PROMPTS, "--model", checkpoint, "-o", output) == 0
@@ -59,12 +64,14 @@ def test_a_folder_gives_json_and_an_overlay_for_each_picture(photos, tmp_path, c
         assert Image.open(output / f"{name}.boxes.png").size[0] >= 80
     said = capsys.readouterr()
     assert "a photo.jpg" in said.out
-    assert said.out.splitlines()[-1] == f"JSON and overlays of 3 images are in {output}."
+    assert said.out.splitlines()[-1] == f"The answers for 3 images are in {output}."
     assert said.err == ""
 
 
 def test_heatmaps_are_written_for_each_prompt_when_asked_for(photos, tmp_path, checkpoint):
-    detect(photos / "b.png", *PROMPTS, "--model", checkpoint, "-o", tmp_path, "--heatmaps")
+    detect(
+        photos / "b.png", *PROMPTS, "--model", checkpoint, "-o", tmp_path, "--overlays", "heatmaps"
+    )
     assert {path.name for path in tmp_path.glob("b.png.*")} == {
         "b.png.json",
         "b.png.boxes.png",
@@ -88,7 +95,7 @@ def test_a_broken_picture_is_named_and_the_others_are_done(photos, tmp_path, che
     assert len(said) == 2
     assert any("c.png" in line for line in said)
     assert any("no such file.png" in line for line in said)
-    assert len(list(output.rglob("*.json"))) == 3
+    assert len(answered(output)) == 3
 
 
 @pytest.mark.parametrize(
@@ -126,7 +133,7 @@ def test_images_may_stand_behind_the_prompts(photos, tmp_path, checkpoint, monke
     monkeypatch.chdir(photos)
     arguments = ["--model", checkpoint, "-o", tmp_path / "out"]
     assert detect("-p", "a cat", "a dog", "b.png", "a*.jpg", *arguments) == 0
-    found = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
+    found = [json.loads(path.read_text()) for path in answered(tmp_path / "out")]
     assert sorted(each["image"]["file"] for each in found) == ["a photo.jpg", "b.png"]
     assert all(each["prompts"] == ["a cat", "a dog"] for each in found)
 
@@ -174,7 +181,7 @@ def test_an_output_that_is_a_file_is_refused(photos, tmp_path, checkpoint, capsy
 def test_resume_does_what_is_left_and_leaves_the_rest(photos, tmp_path, checkpoint):
     arguments = [photos, *PROMPTS, "--model", checkpoint, "-o", tmp_path / "out"]
     detect(*arguments)
-    first = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.json")}
+    first = {path: path.read_bytes() for path in answered(tmp_path / "out")}
     before = {path: path.stat().st_mtime_ns for path in first}
     lost = tmp_path / "out" / "b.png.json"
     lost.unlink()
@@ -198,14 +205,24 @@ def test_pictures_of_one_name_in_two_folders_do_not_overwrite_each_other(
     detect(
         photos / "b.png", photos / "more" / "b.png", *PROMPTS, "--model", checkpoint, "-o", output
     )
-    assert sorted(path.relative_to(output).as_posix() for path in output.rglob("*.json")) == [
+    assert [path.relative_to(output).as_posix() for path in answered(output)] == [
         "b.png.json",
         "more/b.png.json",
     ]
 
 
 def test_overlays_of_an_earlier_run_are_not_taken_for_photos(photos, checkpoint):
-    arguments = [photos, "-p", "a cat", "--model", checkpoint, "-o", photos / "out", "--heatmaps"]
+    arguments = [
+        photos,
+        "-p",
+        "a cat",
+        "--model",
+        checkpoint,
+        "-o",
+        photos / "out",
+        "--overlays",
+        "heatmaps",
+    ]
     detect(*arguments)
     before = sorted(photos.rglob("*"))
     detect(*arguments)
@@ -232,7 +249,7 @@ def test_a_picture_whose_output_has_too_long_a_name_is_named_and_the_others_are_
     (said,) = capsys.readouterr().err.splitlines()
     assert long.name in said
     assert "too long" in said
-    assert len(list(output.rglob("*.json"))) == 3
+    assert len(answered(output)) == 3
 
 
 @pytest.fixture
@@ -253,7 +270,7 @@ def finished(photos, tmp_path, checkpoint):
 def test_resume_with_nothing_to_do_says_so(finished, tmp_path, capsys):
     capsys.readouterr()
     assert not finished()
-    (said,) = capsys.readouterr().out.splitlines()
+    *_, said = capsys.readouterr().out.splitlines()
     assert said == f"Nothing was left to do: the answers for 1 image are in {tmp_path / 'out'}."
 
 
@@ -310,17 +327,17 @@ def test_overlays_of_any_earlier_run_are_left_out_and_that_is_said(
     photos, tmp_path, checkpoint, capsys
 ):
     arguments = [photos, "-p", "a cat", "--model", checkpoint]
-    detect(*arguments, "-o", photos / "out", "--heatmaps")
+    detect(*arguments, "-o", photos / "out", "--overlays", "heatmaps")
     capsys.readouterr()
     assert detect(*arguments, "-o", tmp_path / "elsewhere") == 0
     assert capsys.readouterr().err == "localize: 6 overlays of earlier runs are left out\n"
-    assert len(list((tmp_path / "elsewhere").rglob("*.json"))) == 3
+    assert len(answered(tmp_path / "elsewhere")) == 3
 
 
 def test_heatmaps_of_earlier_prompts_go_when_new_ones_come(photos, tmp_path, checkpoint):
     mine = tmp_path / "b.png.mine.heatmap.png"
     mine.touch()
-    arguments = [photos / "b.png", "--model", checkpoint, "-o", tmp_path, "--heatmaps"]
+    arguments = [photos / "b.png", "--model", checkpoint, "-o", tmp_path, "--overlays", "heatmaps"]
     detect(*arguments, "-p", "a cat", "a dog")
     detect(*arguments, "-p", "a dog")
     assert {path.name for path in tmp_path.glob("*.heatmap.png")} == {
@@ -332,7 +349,7 @@ def test_heatmaps_of_earlier_prompts_go_when_new_ones_come(photos, tmp_path, che
 def test_resume_makes_what_an_earlier_run_was_not_asked_for(photos, tmp_path, checkpoint):
     arguments = [photos / "b.png", "-p", "a cat", "--model", checkpoint, "-o", tmp_path]
     detect(*arguments)
-    detect(*arguments, "--resume", "--heatmaps")
+    detect(*arguments, "--resume", "--overlays", "heatmaps")
     assert (tmp_path / "b.png.1-a-cat.heatmap.png").exists()
 
 
@@ -352,9 +369,10 @@ def test_prompts_of_any_characters_are_printed_where_the_terminal_lacks_them(
     stdout = io.TextIOWrapper(io.BytesIO(), "ascii")
     monkeypatch.setattr(sys, "stdout", stdout)
     arguments = [photos / "b.png", "-p", *odd, "--model", checkpoint, "-o", tmp_path]
-    assert detect(*arguments, "--heatmaps") == 0
+    assert detect(*arguments, "--overlays", "heatmaps") == 0
     printed = stdout.buffer.getvalue().decode("ascii")
-    assert len(printed.splitlines()) == 1 + len(odd) + 1
+    assert printed.index("two\\nlines") > 0
+    assert len(printed.split("\n\n")[0].splitlines()) == 1 + len(odd)
     assert "\x1b" not in printed
     assert json.loads((tmp_path / "b.png.json").read_text("utf-8"))["prompts"] == odd
     assert len(list(tmp_path.glob("*.heatmap.png"))) == len(odd)

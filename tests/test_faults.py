@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,19 +72,27 @@ def command(photos, checkpoint, *more):
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+    """All files of a run but its summary, and the summary without how quick it was."""
+    found = {path.relative_to(folder): path for path in folder.rglob("*.*") if path.is_file()}
+    summary = found.pop(Path("run.json"), None)
+    whole = {path: file.read_bytes() for path, file in found.items()}
+    told = json.loads(summary.read_text("utf-8")) if summary else {}
+    return whole, {key: value for key, value in told.items() if key != "speed"}
 
 
 def test_twenty_killed_runs_and_a_last_one_give_what_an_unbroken_run_gives(
     photos, checkpoint, tmp_path
 ):
-    arguments = command(photos, checkpoint, "--quiet")
+    outputs = ["--report", "--crops", "--export", "coco", "jsonl"]
+    arguments = command(photos, checkpoint, "--quiet", "--threshold", "0", *outputs)
     code = [sys.executable, "-c", KILLED_RUNS, str(KILLS), *arguments]
     done = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    whole, broken = contents(tmp_path / "whole"), contents(tmp_path / "broken")
-    assert len(whole) == 32
-    assert broken == whole  # Nothing of what the killed runs were writing is left either.
+    (whole, told), broken = contents(tmp_path / "whole"), contents(tmp_path / "broken")
+    kinds = ("*.png.json", "*.boxes.png", "*.crop.png", ".report/*.json", "report.html")
+    counts = [sum(path.match(kind) for path in whole) for kind in kinds]
+    assert counts == [32, 16, told["found"][0]["boxes"], 16, 1]
+    assert broken == (whole, told)  # Nothing of what the killed runs were writing is left either.
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -120,7 +129,7 @@ def test_two_processes_may_share_an_output_folder(photos, checkpoint, tmp_path):
         for _ in range(2)
     ]
     assert [run.wait() for run in runs] == [0, 0]
-    assert len(contents(tmp_path / "out")) == 32
+    assert len(contents(tmp_path / "out")[0]) == 32
     for path in (tmp_path / "out").glob("*.json"):
         json.loads(path.read_text("utf-8"))
 
@@ -175,7 +184,7 @@ def test_a_disk_that_fills_up_leaves_whole_files_and_one_sentence(photos, checkp
     assert done.returncode == 1
     (said,) = done.stderr.splitlines()
     assert "no space left on device" in said
-    kept = contents(tmp_path / "kept")
+    kept, _ = contents(tmp_path / "kept")
     assert 2 <= len(kept) < 32
     for path, data in kept.items():
         assert path.suffix in (".png", ".json")
@@ -203,7 +212,8 @@ def test_outputs_that_there_is_no_room_for_are_named_and_nothing_is_left(
     assert done.stderr == (
         f"localize: cannot write {output / '00.png.boxes.png'}: file too large\n"
     )
-    assert list(output.iterdir()) == []
+    (summary,) = output.iterdir()
+    assert json.loads(summary.read_text("utf-8"))["images"] == 0
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device that is always full")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -27,14 +28,18 @@ from localize.cli.shared import (
     options_of,
     progress,
     say,
+    say_paths,
     summary,
 )
-from localize.names import display_name
+from localize.names import display_name, printable
 
 if TYPE_CHECKING:
     from localize.images import ImageSource
     from localize.result import Localization
-    from localize.runs import Run, Task
+    from localize.runs import Run, Summary, Task
+
+_REASONS = 20
+"""Of as many failures the end of a run says why."""
 
 Locate: TypeAlias = "Callable[..., Iterator[Localization]]"
 """`Localizer.locate_many` of what is asked."""
@@ -57,7 +62,19 @@ def add(commands: Commands) -> None:
         "-o", "--output", default="localize-out", metavar="DIR", help="default: %(default)s"
     )
     detect.add_argument(
-        "--heatmaps", action="store_true", help="also write a heatmap overlay for each prompt"
+        "--overlays",
+        choices=["none", "boxes", "heatmaps"],
+        default="boxes",
+        help="pictures of the answers: none, one with all boxes, or besides it a heatmap for each "
+        "prompt; default: %(default)s",
+    )
+    detect.add_argument(
+        "--crops", action="store_true", help="also cut out what is found, into DIR/crops"
+    )
+    detect.add_argument(
+        "--report",
+        action="store_true",
+        help="also write a page to look through the answers with, DIR/report.html",
     )
     detect.add_argument(
         "--resume", action="store_true", help="skip images that an earlier run has finished"
@@ -76,6 +93,16 @@ def add(commands: Commands) -> None:
         default=0.5,
         metavar="SECONDS",
         help="look at a frame of a video each so many seconds; default: %(default)s",
+    )
+    detect.add_argument(
+        "--print",
+        choices=["answers", "matching", "missing"],
+        default="answers",
+        help="on stdout: answers in words, or the paths of the images that have any of the prompts "
+        "or none, a line each; default: %(default)s",
+    )
+    detect.add_argument(
+        "--null", action="store_true", help="end printed paths with a null, as xargs -0 reads"
     )
     add_model(detect)
     add_options(detect)
@@ -117,37 +144,59 @@ def run(parsed: argparse.Namespace) -> int:
     del settings["batch_size"]  # Answers do not hang on it.
     if len(pictures) < len(paths):
         settings["every"] = parsed.every
-    job = Run(Path(parsed.output), tuple(each.label for each in asked), parsed.heatmaps, settings)
+    job = Run(
+        Path(parsed.output),
+        tuple(each.label for each in asked),
+        settings,
+        overlays=parsed.overlays,
+        crops=parsed.crops,
+        report=parsed.report,
+    )
     tasks = job.tasks(paths)
     left = [task for task in tasks if not (parsed.resume and job.is_finished(task))]
-    failed = 0
+    failed: dict[ImageSource, str] = {}
+    answered, seconds = 0, 0.0
+    if tasks:
+        job.prepare(left)
     if left:
-        files.make_folder(parsed.output)
-        for folder in {task.output.parent for task in left}:
-            files.remove_abandoned(folder)
         localizer = make_localizer(parsed, options, pictures)
         locate = partial(localizer.locate_many, prompts=asked)
-        failed = _detect_all(locate, job, [t for t in left if not is_video(t.path)], parsed)
-        failed += _watch_all(locate, job, [t for t in left if is_video(t.path)], parsed)
-    job.export(tasks, parsed.export)
-    if not parsed.quiet:
-        say(_ending(len(tasks) - failed, len(tasks) - len(left), parsed.output))
+        start = time.monotonic()
+        stills = [task for task in left if not is_video(task.path)]
+        failed = _detect_all(locate, job, stills, parsed)
+        answered, seconds = len(stills) - len(failed), time.monotonic() - start
+        failed |= _watch_all(locate, job, [t for t in left if is_video(t.path)], parsed)
+    if tasks:
+        reasons = [*problems, *failed.values()]
+        done = job.summarize(tasks, reasons, answered, seconds)
+        job.export(tasks, parsed.export)
+        if parsed.report:
+            job.write_report(tasks, done)
+    if parsed.print != "answers":
+        say_paths(job.matching(tasks, parsed.print == "matching"), parsed.null)
+    elif not parsed.quiet:
+        if tasks and (done.images or done.failed):
+            say(_summary(done))
+        say(_ending(len(tasks) - len(failed), len(tasks) - len(left), parsed.output))
     return SOME_FAILED if problems or failed else DONE
 
 
-def _detect_all(locate: Locate, job: Run, tasks: Sequence[Task], parsed: argparse.Namespace) -> int:
-    """Localize every image and write its outputs; returns how many failed."""
+def _detect_all(
+    locate: Locate, job: Run, tasks: Sequence[Task], parsed: argparse.Namespace
+) -> dict[ImageSource, str]:
+    """Localize every image and write its outputs; returns why images have failed."""
     from localize import files
 
-    failed: set[ImageSource] = set()
-
-    def skip(path: ImageSource, error: Exception) -> None:
-        complain(str(error))
-        failed.add(path)
-
+    failed: dict[ImageSource, str] = {}
     remaining = iter(tasks)
-    results = locate([task.path for task in tasks], on_error=skip)
     with progress(None, len(tasks), parsed.quiet) as bar:
+
+        def skip(path: ImageSource, error: Exception) -> None:
+            failed[path] = str(error)
+            complain(str(error))
+            bar.update()
+
+        results = locate([task.path for task in tasks], on_error=skip)
         for result in results:
             task = next(task for task in remaining if task.path not in failed)
             if not parsed.quiet:
@@ -160,18 +209,20 @@ def _detect_all(locate: Locate, job: Run, tasks: Sequence[Task], parsed: argpars
                     raise
                 skip(task.path, error)
                 continue
-            if not parsed.quiet:
+            if not parsed.quiet and parsed.print == "answers":
                 say(summary(result, display_name(task.path)))
             bar.update()
-    return len(failed)
+    return failed
 
 
-def _watch_all(locate: Locate, job: Run, videos: Sequence[Task], parsed: argparse.Namespace) -> int:
-    """Localize the frames of every video and write its outputs; returns how many failed."""
+def _watch_all(
+    locate: Locate, job: Run, videos: Sequence[Task], parsed: argparse.Namespace
+) -> dict[ImageSource, str]:
+    """Localize the frames of every video and write its outputs; returns why videos have failed."""
     from localize.video import VideoError
     from localize.watch import in_words
 
-    failed = 0
+    failed: dict[ImageSource, str] = {}
     for task in videos:
         with progress(None, None, parsed.quiet) as bar:
             try:
@@ -184,12 +235,12 @@ def _watch_all(locate: Locate, job: Run, videos: Sequence[Task], parsed: argpars
                 )
             except VideoError as error:
                 complain(str(error))
-                failed += 1
+                failed[task.path] = str(error)
                 continue
         if watched.problem is not None:
             complain(f"{watched.problem}; what was read of it is written")
-            failed += 1
-        if not parsed.quiet:
+            failed[task.path] = watched.problem
+        if not parsed.quiet and parsed.print == "answers":
             say(in_words(watched, task.path))
     return failed
 
@@ -218,6 +269,28 @@ def _names_files(word: str) -> bool:
     return is_found(word)
 
 
+def _summary(done: Summary) -> str:
+    """What came of a run: what was found and what was not, what failed, and how quick it was."""
+    lines = [""]
+    for each in done.found:
+        if each.boxes:
+            boxes = "1 box" if each.boxes == 1 else f"{each.boxes:,} boxes"
+            line = f"{printable(each.prompt)}: {boxes} in {_images(each.images)}"
+            if not_here := done.images - each.images:
+                line += f", not here in {not_here:,}"
+            lines.append(line)
+    absent = [printable(each.prompt) for each in done.found if not each.boxes]
+    if absent and done.images:
+        lines.append(f"not here in any image: {', '.join(absent)}")
+    if done.failed:
+        lines += [f"{len(done.failed):,} failed:", *(f"  {why}" for why in done.failed[:_REASONS])]
+        if more := len(done.failed[_REASONS:]):
+            lines.append(f"  and {more:,} more, named in run.json")
+    if (rate := done.images_per_second) is not None:
+        lines.append(f"{_images(done.asked)} in {done.seconds:,.1f} s, {rate:.2f} a second")
+    return "\n".join(lines)
+
+
 def _ending(finished: int, earlier: int, folder: str) -> str:
     """The last line of a run. earlier: how many of the finished images earlier runs have done."""
     where = display_name(folder)
@@ -226,7 +299,7 @@ def _ending(finished: int, earlier: int, folder: str) -> str:
     if finished == earlier:
         return f"Nothing was left to do: the answers for {_images(finished)} are in {where}."
     note = f", {earlier} of them from earlier runs" if earlier else ""
-    return f"JSON and overlays of {_images(finished)} are in {where}{note}."
+    return f"The answers for {_images(finished)} are in {where}{note}."
 
 
 def _images(count: int) -> str:

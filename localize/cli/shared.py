@@ -228,3 +228,12 @@ def say(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
     sys.stdout.flush()
+
+
+def say_paths(paths: Iterable[str | os.PathLike[str]], null: bool) -> None:
+    """Print paths to stdout, if there is one, byte for byte. null: end each as `xargs -0` reads."""
+    if sys.stdout is None:
+        return
+    for path in paths:
+        sys.stdout.buffer.write(os.fsencode(path) + (b"\0" if null else b"\n"))
+    sys.stdout.buffer.flush()

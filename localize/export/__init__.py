@@ -12,12 +12,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from localize.export import coco, createml, label_studio, labelme, tables, voc, yolo
-from localize.export.answers import Answer
+from localize.export.answers import Answer, Found, totals
 from localize.export.links import Link
 from localize.files import write_bytes, write_link
 from localize.result import Localization
 
-__all__ = ["FORMATS", "Answer", "Link", "save", "save_answers"]
+__all__ = ["FORMATS", "Answer", "Found", "Link", "save", "save_answers", "totals"]
 
 Format = Callable[[Iterable[Answer], Sequence[str], str], Iterator[tuple[str, bytes | Link]]]
 

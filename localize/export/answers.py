@@ -5,7 +5,8 @@ Knows results and the JSON that a run keeps of them; must not know any format of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,3 +57,23 @@ class Answer:
                 for each in facts["boxes"]
             ),
         )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What many answers say of one prompt. images: those with boxes of it."""
+
+    prompt: str
+    images: int
+    boxes: int
+
+
+def totals(answers: Iterable[Answer], prompts: Sequence[str]) -> tuple[int, list[Found]]:
+    """How many answers there are, and what they say of each prompt; they are read one by one."""
+    count, images, boxes = 0, Counter[str](), Counter[str]()
+    for answer in answers:
+        labels = [box.label for box in answer.boxes]
+        count += 1
+        boxes.update(labels)
+        images.update(set(labels))
+    return count, [Found(each, images[each], boxes[each]) for each in dict.fromkeys(prompts)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -91,12 +92,30 @@ def _heat_table() -> Pixels:
     """RGB of each relevance over each brightness of the photo, uint8 (256, 256, 3)."""
     relevance, light = np.linspace(0, 1, 256)[:, None], np.linspace(0, 1, 256)[:, None]
     ground = _GROUND[0] + (_GROUND[1] - _GROUND[0]) * light**_SHADOWS
-    places = np.linspace(0, 1, len(_HEAT_STOPS))
-    heat = np.stack([np.interp(relevance[:, 0], places, stops) for stops in _HEAT_STOPS.T], axis=1)
-    heat = heat[:, None] * (1 - _RELIEF + _RELIEF * light)
-    step = np.clip((relevance - _FAINT) / (_PLAIN - _FAINT), 0, 1)[..., None]
-    opacity = _DENSEST * step * step * (3 - 2 * step)
+    heat = _heat(relevance[:, 0])[:, None] * (1 - _RELIEF + _RELIEF * light)
+    opacity = _opacity(relevance)[..., None]
     return np.asarray((ground + (heat - ground) * opacity).round(), np.uint8)
+
+
+def heat_alone(relevance: npt.NDArray[np.float32]) -> Pixels:
+    """Heat to be laid over a photo, see-through where there is none.
+
+    relevance: float32 (H, W) in [0, 1]. Returns RGBA, uint8 (H, W, 4).
+    """
+    opacity = 255 * _opacity(relevance)[..., None]
+    return np.asarray(np.concatenate([_heat(relevance), opacity], axis=2).round(), np.uint8)
+
+
+def _heat(relevance: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The colour of each relevance, (..., 3)."""
+    places = np.linspace(0, 1, len(_HEAT_STOPS))
+    return np.stack([np.interp(relevance, places, stops) for stops in _HEAT_STOPS.T], axis=-1)
+
+
+def _opacity(relevance: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """How much each relevance covers of the photo, in [0, 1]."""
+    step = np.clip((relevance - _FAINT) / (_PLAIN - _FAINT), 0, 1)
+    return _DENSEST * step * step * (3 - 2 * step)
 
 
 def faded(photo: Pixels) -> Pixels:
