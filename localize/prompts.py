@@ -206,8 +206,12 @@ def _article(noun: str) -> str:
     return "an" if noun[0].lower() in "aeiou" else "a"
 
 
+MOST_KNOWN = 20_000
+"""Texts whose embeddings are remembered: some 40 MB. A server is asked ever new ones."""
+
+
 class PromptEmbedder:
-    """Embeds prompts with one encoder and remembers what it has embedded.
+    """Embeds prompts with one encoder and remembers what it has embedded, `MOST_KNOWN` texts.
 
     Two threads may share one: at worst a text is embedded twice.
     """
@@ -219,14 +223,15 @@ class PromptEmbedder:
     def __call__(self, ensembles: Sequence[tuple[str, ...]]) -> torch.Tensor:
         """Embed P ensembles of texts as float32 (P, D), each the unit-norm mean of its texts'."""
         texts = {text for ensemble in ensembles for text in ensemble}
-        new = sorted(texts - self._known.keys())
+        before = self._known
+        known = {text: before[text] for text in texts if text in before}
+        new = sorted(texts - known.keys())
         if new:
             embeddings = self._encoder.encode_prompts(new)
             check_prompt_embeddings(self._encoder, embeddings, len(new))
-            self._known.update(zip(new, embeddings.detach().float().cpu(), strict=True))
-        means = [
-            torch.stack([self._known[text] for text in ensemble]).mean(0) for ensemble in ensembles
-        ]
+            known.update(zip(new, embeddings.detach().float().cpu(), strict=True))
+            self._known = known if len(before) + len(new) > MOST_KNOWN else {**before, **known}
+        means = [torch.stack([known[text] for text in ensemble]).mean(0) for ensemble in ensembles]
         return F.normalize(torch.stack(means), dim=-1)
 
 

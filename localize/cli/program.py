@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from localize import __version__
-from localize.cli import bench, demo, detect, evaluate, index, models, search
+from localize.cli import bench, demo, detect, evaluate, index, models, search, serve
 from localize.cli.shared import INTERRUPTED, SOME_FAILED, TERMINATED, USAGE, complain
 
 
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add(commands)
     bench.add(commands)
     models.add(commands)
+    serve.add(commands)
     return parser
 
 
