@@ -107,7 +107,7 @@ def test_what_is_no_video_is_named_and_leaves_nothing(
     assert main(["detect", str(clip), "-p", "a cat", "--model", "emoji", "-o", str(out)]) == 1
     (said,) = capsys.readouterr().err.splitlines()
     assert f"cannot read {clip}" in said
-    assert list(out.iterdir()) == []
+    assert [path.name for path in out.iterdir()] == ["run.json"]
 
 
 def test_a_time_between_frames_that_makes_no_sense_is_refused(
