@@ -83,6 +83,8 @@ def test_the_commands_of_a_page_run(
     if "clip.mp4" in page.read_text(encoding="utf-8"):
         pytest.importorskip("av", reason="needs the extra video")
         _save_clip(tmp_path / "clip.mp4")
+    if "localize index" in page.read_text(encoding="utf-8"):
+        pytest.importorskip("lancedb", reason="needs the extra index")
     lines = commands(page)
     assert lines
     for line in lines:
