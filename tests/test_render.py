@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import pytest
@@ -47,6 +50,34 @@ def lab(colours: np.ndarray, sight: object = ORDINARY) -> np.ndarray:
     seen = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     flat = seen.reshape(1, -1, 3).astype(np.float32)
     return cv2.cvtColor(flat, cv2.COLOR_RGB2LAB).reshape(seen.shape)
+
+
+def seen_difference(one: Sequence[float], other: Sequence[float]) -> float:
+    """How far two colours in CIE L*a*b* are apart to the eye: CIEDE2000, after Sharma, Wu and Dalal
+    2005. (The plain distance makes far too much of differences among saturated blues.)"""
+    chroma = [math.hypot(a, b) for _, a, b in (one, other)]
+    grey = 0.5 * (1 - _of_25(sum(chroma) / 2))
+    lightness = [each[0] for each in (one, other)]
+    vivid = [math.hypot((1 + grey) * a, b) for _, a, b in (one, other)]
+    hues = [math.degrees(math.atan2(b, (1 + grey) * a)) % 360 for _, a, b in (one, other)]
+    turn = (hues[1] - hues[0] + 180) % 360 - 180 if all(vivid) else 0.0
+    mean_vivid, mean_hue = sum(vivid) / 2, hues[0] + turn / 2 if all(vivid) else sum(hues)
+    weight = 1 + sum(
+        factor * math.cos(math.radians(times * mean_hue + shift))
+        for factor, times, shift in ((-0.17, 1, -30), (0.24, 2, 0), (0.32, 3, 6), (-0.2, 4, -63))
+    )
+    off = (sum(lightness) / 2 - 50) ** 2
+    lighter = (lightness[1] - lightness[0]) / (1 + 0.015 * off / math.sqrt(20 + off))
+    more_vivid = (vivid[1] - vivid[0]) / (1 + 0.045 * mean_vivid)
+    chord = 2 * math.sqrt(vivid[0] * vivid[1]) * math.sin(math.radians(turn / 2))
+    turned = chord / (1 + 0.015 * mean_vivid * weight)
+    blues = math.radians(60 * math.exp(-(((mean_hue % 360 - 275) / 25) ** 2)))
+    rotation = -2 * _of_25(mean_vivid) * math.sin(blues)
+    return math.sqrt(lighter**2 + more_vivid**2 + turned**2 + rotation * more_vivid * turned)
+
+
+def _of_25(chroma: float) -> float:
+    return math.sqrt(chroma**7 / (chroma**7 + 25**7))
 
 
 def overlay(relevance: object, photo: np.ndarray = PHOTO, **options: object) -> np.ndarray:
@@ -306,16 +337,27 @@ def test_each_prompt_has_its_colour_in_boxes_and_legend() -> None:
 def test_any_two_of_thirty_colours_can_be_told_apart_and_the_first_ones_by_the_colour_blind() -> (
     None
 ):
-    def least_distance(count: int, sight: object) -> float:
+    def least_difference(count: int, sight: object) -> float:
         colours = lab(np.array([colour_of(index) for index in range(count)]), sight)
-        distances = np.linalg.norm(colours[:, None] - colours[None], axis=2)
-        return float(distances[~np.eye(count, dtype=bool)].min())
+        first, second = np.triu_indices(count, 1)
+        return min(map(seen_difference, colours[first].tolist(), colours[second].tolist()))
 
     assert len(PALETTE) == render.LEGEND_ENTRIES
-    assert least_distance(30, ORDINARY) >= 25
+    assert least_difference(12, ORDINARY) >= 20
+    assert least_difference(30, ORDINARY) >= 14
     for sight in (GREEN_BLIND, RED_BLIND):
-        assert least_distance(12, sight) >= 15
-        assert least_distance(30, sight) >= 10
+        assert least_difference(12, sight) >= 11
+        assert least_difference(30, sight) >= 6
+
+
+def test_differences_of_colours_are_those_that_are_published() -> None:
+    # Of the table in Sharma, Wu and Dalal 2005, pairs 1, 17 and 25.
+    for first, second, published in (
+        ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
+        ((50, 2.5, 0), (73, 25, -18), 27.1492),
+        ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+    ):
+        assert seen_difference(first, second) == pytest.approx(published, abs=1e-4)
 
 
 def test_a_prompt_has_the_same_colour_whatever_is_found() -> None:
