@@ -169,7 +169,8 @@ def together(
     goes and each takes its name, the last one last. Of two processes that write the same files at
     once, the slower one's stay, all of them. After an error none is written, and nothing is lost.
 
-    instead_of: files to be removed at the end, if they are there.
+    instead_of: files to be removed at the end, if they are there; not asked for before no other
+        process is writing into the folder.
 
     Raises OutputError, an OSError, when one cannot be written.
     """

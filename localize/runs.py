@@ -170,11 +170,8 @@ class Run:
         facts["settings"] = dict(self.settings)
         crops = self._crops(task.output, facts) if self.crops else []
         written = [*crops, *self.files(task.output)]
-        stale = self._written_earlier(task.output)
         files.write_together(
-            written,
-            self._contents(result, facts),
-            instead_of=[path for path in stale if path not in written],
+            written, self._contents(result, facts), instead_of=self._stale(task.output, written)
         )
 
     def watch(
@@ -220,18 +217,22 @@ class Run:
             yield json_bytes(sketch(result))
         yield json_bytes(facts)
 
-    def _written_earlier(self, output: Path) -> list[Path]:
-        """What a run with any outputs may have written of a picture, but for its JSON."""
+    def _stale(self, output: Path, written: Sequence[Path]) -> Iterator[Path]:
+        """What a run with any outputs may have written of a picture, but for `written` and JSON.
+
+        Found out only when the first is asked for: until then another run may write.
+        """
         from localize.files import is_written_here
 
         facts = _read_facts(_beside(output, FACTS))
         if not facts:
-            return []
+            return
         prompts = facts.get("prompts")
         own = [*_heatmaps(output, prompts if isinstance(prompts, list) else [])]
         own += [*self._crops(output, facts), self._sketch(output)]
         overlay = _beside(output, OVERLAY)
-        return [*own, overlay] if is_written_here(overlay) else own
+        own += [overlay] if is_written_here(overlay) else []
+        yield from (path for path in own if path not in written)
 
     def _sketch(self, output: Path) -> Path:
         return _beside(self.folder / SKETCHES / output.relative_to(self.folder), FACTS)

@@ -15,7 +15,9 @@ from checkpoints import tiny_checkpoint
 from PIL import Image
 
 import localize
+from localize import Localization
 from localize.cli import main
+from localize.runs import Run
 
 PROMPTS = ["-p", "a cat", "猫 on a mat"]
 
@@ -343,6 +345,26 @@ def test_heatmaps_of_earlier_prompts_go_when_new_ones_come(photos, tmp_path, che
     assert {path.name for path in tmp_path.glob("*.heatmap.png")} == {
         "b.png.1-a-dog.heatmap.png",
         mine.name,
+    }
+
+
+def test_heatmaps_go_too_that_another_run_has_written_meanwhile(photos, tmp_path):
+    def answer(prompt: str, kind: type[Localization] = Localization) -> Localization:
+        pixels, map_ = np.zeros((24, 32, 3), np.uint8), np.zeros((1, 6, 8), np.float32)
+        return kind(pixels, "b.png", "model", (prompt,), np.zeros(1, np.float32), map_, [])
+
+    class Overtaken(Localization):
+        def boxes_overlay(self, *, legend: bool = True) -> Image.Image:
+            other.write(task, answer("a dog"))
+            return super().boxes_overlay(legend=legend)
+
+    first, other = (Run(tmp_path / "out", (name,), {}, "heatmaps") for name in ("a cat", "a dog"))
+    (task,) = first.tasks([photos / "b.png"])
+    first.write(task, answer("a cat", Overtaken))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "b.png.1-a-cat.heatmap.png",
+        "b.png.boxes.png",
+        "b.png.json",
     }
 
 
