@@ -536,9 +536,15 @@ def test_a_tag_of_open_clips_own_table_means_its_hub_model(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("open_clip:ViT-B-16/no_such_tag", "open_clip's ViT-B-16 has no tag 'no_such_tag'; it has"),
+        (
+            "open_clip:ViT-B-16/no_such_tag",
+            "'no_such_tag' is no tag of open_clip's ViT-B-16, as in",
+        ),
         ("open_clip:NoSuch/openai", "open_clip has no pretrained architecture 'NoSuch'"),
-        ("open_clip:ViT-B-16", "open_clip has no pretrained architecture 'ViT-B-16'; give"),
+        (
+            "open_clip:ViT-B-16",
+            "name a tag of open_clip's ViT-B-16, as in open_clip:ViT-B-16/openai; it has",
+        ),
         ("open_clip:", "open_clip has no pretrained architecture ''"),
     ],
 )

@@ -153,17 +153,18 @@ def tagged_repository(name: str) -> str:
     Raises CheckpointError where the table has no such entry or no hub id for it.
     """
     open_clip = import_open_clip(name)
-    architecture, _, tag = name.removeprefix(PREFIX).rpartition("/")
+    architecture, _, tag = name.removeprefix(PREFIX).partition("/")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if not tags:
         raise CheckpointError(
-            f"open_clip has no pretrained architecture {architecture or tag!r}; give "
+            f"open_clip has no pretrained architecture {architecture!r}; give "
             f"{PREFIX}ARCHITECTURE/TAG, as open_clip.list_pretrained() has them"
         )
     entry = open_clip.get_pretrained_cfg(architecture, tag)
     if not entry:
         raise CheckpointError(
-            f"open_clip's {architecture} has no tag {tag!r}; it has {', '.join(tags)}"
+            f"{f'{tag!r} is no tag' if tag else 'name a tag'} of open_clip's {architecture}, as in "
+            f"{PREFIX}{architecture}/{tags[0]}; it has {', '.join(tags)}"
         )
     # The last part is a file's name, or empty.
     repository: str = entry.get("hf_hub", "").rpartition("/")[0]
