@@ -104,6 +104,7 @@ function heat(card, prompt = mapped(card)) {
   for (const map of card.picture.querySelectorAll(".map")) {
     map.hidden = !(on && Number(map.dataset.prompt) === prompt);
   }
+  for (const box of card.boxes) box.element.classList.toggle("other", on && box.prompt !== prompt);
 }
 
 function hover(card, prompt) {
@@ -138,6 +139,7 @@ function open(card) {
   picture.id = "viewer-picture";
   picture.classList.remove("heated");
   picture.querySelectorAll(".map").forEach((map) => { map.hidden = true; });
+  picture.querySelectorAll(".other").forEach((box) => box.classList.remove("other"));
   for (const box of picture.querySelectorAll(".box")) {
     const label = make("b", `${prompts[box.dataset.prompt].label} ${percent(box.dataset.score)}`);
     box.style.setProperty("--on", ink(prompts[box.dataset.prompt].colour));
