@@ -133,17 +133,25 @@ def report(tmp_path: Path) -> Path:
     )
 
 
+def settle(page: Any) -> None:
+    """Wait until what was done to the page is on the screen."""
+    frame = "new Promise((done) => requestAnimationFrame(done))"
+    page.evaluate(f"{frame}.then(() => {frame})")
+
+
 def cards(page: Any) -> list[str]:
-    return page.locator(".card:visible h2").all_inner_texts()
+    settle(page)
+    return page.locator(".card:visible h2").all_text_contents()
 
 
 def boxes(page: Any) -> int:
+    settle(page)
     return page.locator(".card .box:visible").count()
 
 
 def slide(page: Any, score: float) -> None:
     page.locator("#threshold").fill(str(score))
-    page.wait_for_timeout(50)
+    settle(page)
 
 
 def test_boxes_lie_on_their_pictures_where_they_were_found(
@@ -184,13 +192,13 @@ def test_pictures_are_chosen_by_prompt_score_and_not_here(
 ) -> None:
     page = shown(report)
     page.get_by_text("Not here", exact=True).click()
-    page.wait_for_timeout(50)
     assert cards(page) == ["c.png"]
     page.locator(".prompt").filter(has_text="a dog").click()
     assert cards(page) == ["c.png", "more/b.png"]
-    assert page.locator(".card:visible .none").first.inner_text() == "not here (presence 1\u202f%)"
+    assert (
+        page.locator(".card:visible .none").first.text_content() == "not here (presence 1\u202f%)"
+    )
     page.get_by_text("Here", exact=True).click()
-    page.wait_for_timeout(50)
     assert cards(page) == ["a.png"]
     assert boxes(page) == 1
     slide(page, 0.6)
@@ -206,7 +214,6 @@ def test_pictures_are_sorted(report: Path, shown: Callable[[Path], Any]) -> None
         "name": ["a.png", "c.png", "more/b.png"],
     }.items():
         page.locator("#sort").select_option(order)
-        page.wait_for_timeout(50)
         assert cards(page) == names
 
 
@@ -274,7 +281,7 @@ def test_the_keyboard_is_enough(report: Path, shown: Callable[[Path], Any]) -> N
     assert page.locator("#viewer-name").inner_text() == "c.png"
     page.keyboard.press("Escape")
     assert not page.locator("#viewer").is_visible()
-    assert page.evaluate("document.activeElement.dataset.name") == "c.png"
+    page.wait_for_function("document.activeElement.dataset.name === 'c.png'", timeout=9000)
     page.keyboard.press("2")
     assert page.locator(".prompt[aria-pressed=true] .name").inner_text() == "a dog"
     page.keyboard.press("0")
@@ -282,7 +289,6 @@ def test_the_keyboard_is_enough(report: Path, shown: Callable[[Path], Any]) -> N
     page.keyboard.press("m")
     assert page.locator(".map:visible").count() == 2
     page.keyboard.press("+")
-    page.wait_for_timeout(50)
     assert boxes(page) == 3  # from .20 to .25
 
 
