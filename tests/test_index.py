@@ -19,7 +19,7 @@ pytest.importorskip("lancedb", reason="needs the extra 'index'")
 from localize import Index, Localizer, Options, Prompt
 from localize.cli import main
 from localize.files import OutputError
-from localize.index import Progress, Store, StoreError, settings_of, update
+from localize.index import Progress, Store, StoreError, duplicates, settings_of, update
 from localize.index.schema import embeddings_in
 
 OPTIONS = Options(scales=(1.0, 0.5))
@@ -311,6 +311,21 @@ def test_a_killed_run_goes_on_to_what_an_unbroken_one_makes(
     assert np.abs(vectors - unbroken[2]).max() < 1e-3
 
 
+# What shows the same ----------------------------------------------------------------------------
+
+
+def test_pictures_that_show_the_same_are_grouped(library: Path) -> None:
+    Image.open(library / "red.png").resize((240, 160)).save(library / "large.png")
+    Image.open(library / "red.png").save(library / "red.jpg", quality=90)
+    (library / "copy.png").write_bytes((library / "blue.png").read_bytes())
+    run(library)
+    groups = duplicates(opened(library).store, alike=0.999)
+    assert [[Path(path).name for path in group] for group in groups] == [
+        ["large.png", "red.jpg", "red.png"],
+        ["blue.png", "copy.png"],
+    ]
+
+
 # Refusals ---------------------------------------------------------------------------------------
 
 
@@ -391,7 +406,16 @@ def test_the_commands_index_tell_and_search(
     assert hit["file"] == str(tmp_path / "photos" / "meadow.png")
     assert [box["label"] for box in hit["boxes"]] == ["a cat"]
     assert main(["search", store, "a submarine"]) == 0
-    assert capsys.readouterr().out == "a submarine: none of 1 pictures\n"
+    assert capsys.readouterr().out == "a submarine: none of 1 picture\n"
+    assert main(["index", "--duplicates", store]) == 0
+    assert capsys.readouterr().out == "no two of 1 picture show the same\n"
+    assert main(["search", store]) == 2
+    assert "nothing is asked for" in capsys.readouterr().err
+    crop = tmp_path / "crop.png"
+    left, top, right, bottom = hit["boxes"][0]["box"].values()
+    Image.fromarray(demo_scene().image).crop((left, top, right, bottom)).save(crop)
+    assert main(["search", store, "--like", f"{crop}=that cat"]) == 0
+    assert "meadow.png  that cat (" in capsys.readouterr().out
     assert main(["search", str(tmp_path / "nowhere"), "a cat"]) == 2
     assert "is no store" in capsys.readouterr().err
     assert main(["index", photos, "--store", store, "--model", "emoji", "--stride", "1"]) == 2

@@ -29,6 +29,11 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
         metavar="PROMPT",
         help="what to look for, in words; one that begins with a dash: --prompt=-word",
     )
+    add_files_and_pictures(parser)
+
+
+def add_files_and_pictures(parser: argparse.ArgumentParser) -> None:
+    """The options for what is not said in words on the command line."""
     parser.add_argument(
         "--prompts",
         dest="prompt_files",

@@ -43,6 +43,11 @@ def add(commands: Commands) -> None:
         help="drop from the store what is no more in the folders, instead of marking it as missing",
     )
     index.add_argument("--status", metavar="PATH", help="tell what is in a store, and stop")
+    index.add_argument(
+        "--duplicates",
+        metavar="PATH",
+        help="list groups of pictures in a store that show the same, and stop",
+    )
     add_model(index)
     add_windows(index)
     index.set_defaults(run=run)
@@ -51,6 +56,8 @@ def add(commands: Commands) -> None:
 def run(parsed: argparse.Namespace) -> int:
     if parsed.status is not None:
         return _status(parsed.status)
+    if parsed.duplicates is not None:
+        return _duplicates(parsed.duplicates)
     if parsed.store is None or not parsed.images:
         missing = "folder" if parsed.store else "store"
         raise ValueError(f"no {missing} is named; localize index FOLDER --store PATH")
@@ -118,6 +125,15 @@ def _status(path: str) -> int:
         f"  on disk     {_bytes_in(path) / 1e6:,.1f} MB",
     ]
     say("\n".join(lines))
+    return DONE
+
+
+def _duplicates(path: str) -> int:
+    from localize.index import Store, duplicates
+
+    store = Store.open(path)
+    groups = ["\n".join(map(display_name, group)) for group in duplicates(store)]
+    say("\n\n".join(groups) or f"no two of {_pictures(store.count_pictures())} show the same")
     return DONE
 
 

@@ -6,14 +6,18 @@ Knows words on the command line; must not know how a store is searched.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from localize.cli.asking import add_files_and_pictures, asked_of
 from localize.cli.shared import DONE, Commands, add_unpickle, hide_downloads, say
 from localize.names import display_name, printable
+from localize.options import Options
 
 if TYPE_CHECKING:
     from localize.index import Hit
+    from localize.prompts import Prompt
 
 TOP, MIN_PRESENCE = 20, 0.5
 """As in `index.search`, which is not imported for `--help`."""
@@ -28,8 +32,9 @@ def add(commands: Commands) -> None:
     )
     search.add_argument("store", metavar="PATH", help="what 'localize index' has made")
     search.add_argument(
-        "prompts", nargs="+", metavar="TEXT", help="what to look for; of several all must be there"
+        "prompts", nargs="*", metavar="TEXT", help="what to look for; of several all must be there"
     )
+    add_files_and_pictures(search)
     search.add_argument(
         "--not",
         dest="negatives",
@@ -59,6 +64,13 @@ def add(commands: Commands) -> None:
     search.add_argument(
         "--fast", action="store_true", help="windows for boxes, without a second look at pictures"
     )
+    search.add_argument(
+        "--max-pixels",
+        type=int,
+        default=Options().max_pixels,
+        metavar="N",
+        help="refuse larger pictures for --like; default: %(default)s",
+    )
     search.add_argument("--json", metavar="FILE", help="also write the hits as JSON")
     search.add_argument("--model", metavar="NAME", help="where the store's model is, if it moved")
     add_unpickle(search)
@@ -69,9 +81,15 @@ def add(commands: Commands) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
+    if not (parsed.prompts or parsed.prompt_files or parsed.like):
+        raise ValueError(
+            'nothing is asked for; say it in words, as in localize search PATH "a red kite", or '
+            "with --prompts FILE or --like PICTURE"
+        )
     from localize import files
     from localize.index import Index
 
+    asked = asked_of(parsed)
     hide_downloads(parsed.quiet)
     if parsed.json is not None:
         files.check_target(parsed.json)
@@ -83,7 +101,7 @@ def run(parsed: argparse.Namespace) -> int:
         unpickle=parsed.unpickle,
     )
     hits = index.search(
-        parsed.prompts,
+        asked,
         top=parsed.top,
         negatives=parsed.negatives,
         min_presence=parsed.min_presence,
@@ -93,10 +111,10 @@ def run(parsed: argparse.Namespace) -> int:
         fast=parsed.fast,
     )
     if parsed.json is not None:
-        answer = {"prompts": parsed.prompts, "pictures": len(index)}
+        answer = {"prompts": [prompt.label for prompt in asked], "pictures": len(index)}
         files.write_json(parsed.json, {**answer, "hits": [hit.to_dict() for hit in hits]})
     if not parsed.quiet:
-        say("\n".join(map(_line, hits)) or _none(parsed, len(index)))
+        say("\n".join(map(_line, hits)) or _none(asked, parsed, len(index)))
     return DONE
 
 
@@ -111,10 +129,10 @@ def _line(hit: Hit) -> str:
     return f"{hit.presence:.2f}  {display_name(hit.file)}  {'; '.join(places)}"
 
 
-def _none(parsed: argparse.Namespace, pictures: int) -> str:
-    asked = " and ".join(map(printable, parsed.prompts))
+def _none(asked: Sequence[Prompt], parsed: argparse.Namespace, pictures: int) -> str:
+    what = " and ".join(printable(prompt.label) for prompt in asked)
     which = ", with these filters" if parsed.folder or parsed.after or parsed.before else ""
-    return f"{asked}: none of {pictures:,} pictures{which}"
+    return f"{what}: none of {pictures:,} picture{'s' * (pictures != 1)}{which}"
 
 
 def _time(text: str) -> datetime:

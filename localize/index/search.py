@@ -173,7 +173,7 @@ class Index:
         """The pictures that show all of the prompts, surest first; none where there are none.
 
         prompts: as in `locate`. Of several all must be there; for one that may be several things,
-            `Prompt.of("vehicle", any=["car", "bus"])`.
+            `Prompt.of("vehicle", any=["car", "bus"])`; for a picture of it, `Prompt.from_image`.
         negatives: words to score against, besides the store's own.
         min_presence: the least presence of a hit, in [0, 1].
         folder: only pictures below it. after, before: only those taken from the one on, and up to
