@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from colours import COLOURS, ColourEncoder
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from localize import Localizer, Options
 from localize.evaluation import metrics
@@ -285,6 +285,113 @@ def test_a_coco_folder_becomes_samples_with_corners_and_all_names_asked(folder):
     assert second.truth.iscrowd.tolist() == [True]
     _, answer = ask(Localizer(ColourEncoder()), first)
     assert answer.presence.shape == (2,)
+
+
+HOOK = [[100, 40, 140, 40, 140, 50, 110, 50, 110, 90, 100, 90]]
+"""A polygon that is no rectangle."""
+ROWS = [80 * 180, 100, 160 * 180 - 100]
+"""Runs, down the columns from the top left: the upper 100 pixels of column 80."""
+
+
+def masked(folder, *masks):
+    """The folder with one red thing in its first photo for each mask, and no other annotation."""
+    records = records_of(folder)
+    records["annotations"] = [
+        {"image_id": 7, "category_id": 5, "bbox": [9, 9, 9, 9], "segmentation": mask}
+        for mask in masks
+    ]
+    write(folder, records)
+    return read_coco(folder)
+
+
+def compressed(mask):
+    """A mask bool (H, W) in COCO's compressed form."""
+    from pycocotools import mask as coco_mask
+
+    runs = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return runs | {"counts": runs["counts"].decode("ascii")}
+
+
+def test_masks_are_read_from_polygons_and_both_kinds_of_runs(folder):
+    disc = np.hypot(*np.mgrid[-30:150, -40:200]) < 20
+    runs = {"size": [180, 240], "counts": ROWS}
+    first, second = masked(folder, HOOK, runs, compressed(disc))
+    expected = np.full((180, 240), -1)
+    hook = Image.new("1", (240, 180))
+    # What lies between the corners: Pillow draws the last row and column too.
+    draw = ImageDraw.Draw(hook)
+    draw.rectangle((100, 40, 139, 49), fill=1)
+    draw.rectangle((100, 50, 109, 89), fill=1)
+    expected[np.array(hook)] = 0
+    expected[:100, 80] = 1
+    expected[disc] = 2
+    np.testing.assert_array_equal(first.masks(), expected)
+    assert (second.masks() == -1).all()  # a photo without anything, in a file with masks
+
+
+def test_where_masks_lie_on_one_another_the_smaller_one_is_in_front(folder):
+    large, small = [[0, 0, 100, 0, 100, 100, 0, 100]], [[20, 20, 40, 20, 40, 40, 20, 40]]
+    for masks in ((small, large), (large, small)):
+        shown = masked(folder, *masks)[0].masks()
+        assert shown[30, 30] == masks.index(small)
+        assert shown[60, 60] == masks.index(large)
+
+
+def test_photos_with_a_box_that_has_no_mask_have_none(folder):
+    assert all(sample.masks is None for sample in read_coco(folder))
+    without, empty = masked(folder, HOOK, [])
+    assert without.masks is None
+    assert empty.masks is not None
+
+
+@pytest.mark.parametrize(
+    "mask", [[[1, 2, 3, 4]], "here", {"counts": [1]}, {"size": [180, 240], "counts": [7, 9]}]
+)
+def test_a_segmentation_that_is_none_is_refused_in_words(folder, mask):
+    with pytest.raises(ValueError, match="not in COCO's format"):
+        masked(folder, mask)
+
+
+def test_a_mask_of_another_size_or_that_does_not_fit_is_refused_with_the_photo(folder):
+    small = compressed(np.ones((90, 120), bool))
+    with pytest.raises(ValueError, match=r"0\.png is 240 x 180 .* has a mask of 120 x 90"):
+        masked(folder, small)[0].masks()
+    large = compressed(np.ones((360, 480), bool))
+    with pytest.raises(ValueError, match=r"a mask of .*0\.png cannot be read"):
+        masked(folder, large | {"size": [180, 240]})[0].masks()
+
+
+def test_a_photo_with_masks_is_judged_as_a_segmentation(folder):
+    records = records_of(folder)
+    truth = squares(0).truth
+    records["categories"] = [{"id": 9 + i, "name": name} for i, name in enumerate(PROMPTS)]
+    records["annotations"] = [
+        {
+            "image_id": 7,
+            "category_id": 9 + PROMPTS.index(label),
+            "bbox": [left, top, right - left, bottom - top],
+            "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
+        }
+        for label, (left, top, right, bottom) in zip(truth.labels, truth.xyxy.tolist(), strict=True)
+    ]
+    records["images"] = records["images"][:1]
+    write(folder, records)
+    report = run(read_coco(folder), Localizer(ColourEncoder()), ("pinecone",))
+    relevance = Localizer(ColourEncoder()).locate(squares(0).image, PROMPTS).relevance
+    said, shares = relevance.argmax(0), {}
+    inside = np.zeros(said.shape, bool)
+    for left, top, right, bottom in truth.xyxy.astype(int):
+        inside[top:bottom, left:right] = True
+    for label, (left, top, right, bottom) in zip(truth.labels, truth.xyxy.astype(int), strict=True):
+        true = np.zeros(said.shape, bool)
+        true[top:bottom, left:right] = True
+        given = (said == PROMPTS.index(label)) & inside
+        shares[label] = (true & given).sum() / (true | given).sum()
+    assert report["mIoU"] == pytest.approx(np.mean(list(shares.values())))
+    assert {name: row["IoU"] for name, row in report["per_class"].items()} == shares
+    assert report["mIoU"] > 0.9
+    assert 0 < report["mIoU_background"] < 1
+    assert report["recipes"]["pinecone"]["mIoU"] is None
 
 
 def test_a_folder_without_instances_is_named(tmp_path):

@@ -1,6 +1,7 @@
 """The metrics, against plain implementations that follow their definitions word for word."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -314,3 +315,54 @@ def test_reported_boxes_without_any_prompt_there_or_without_a_box_have_no_figure
     assert nothing == {"precision": None, "recall": None, "cgF1": None}
     silent = metrics.reported_boxes([truth([("cat", (0, 0, 9, 9))])], [answer()], 0.5)
     assert silent == {"precision": None, "recall": 0, "cgF1": 0}
+
+
+def segmented(seed):
+    """Pictures of 12 x 9 pixels: what each pixel shows, the truth, and maps of three prompts."""
+    random = np.random.default_rng(seed)
+    for _ in range(5):
+        boxes = [(str(random.choice(NAMES)), (0, 0, 1, 1)) for _ in range(3)]
+        shown = random.integers(-1, 3, (9, 12)).astype(np.int16)
+        maps = random.random((3, 9, 12)).astype(np.float32) * random.choice([0.12, 1.0])
+        yield shown, truth(boxes), maps
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_pixels_are_judged_as_by_going_through_them_one_by_one(seed, background):
+    own, given = {}, {}
+    truths, answers = [], []
+    for shown, known, maps in segmented(seed):
+        truths.append(known)
+        pixels = metrics.count_pixels(shown, known, iter(maps))
+        answers.append(replace(answer(), pixels=pixels))
+        for y in range(9):
+            for x in range(12):
+                thing = int(shown[y, x])
+                true = "nothing" if thing < 0 else known.labels[thing]
+                if true == "nothing" and not background:
+                    continue
+                said = NAMES[max(range(3), key=lambda row: maps[row, y, x])]
+                if background and maps[:, y, x].max() < metrics.BACKGROUND:
+                    said = "nothing"
+                own.setdefault(true, set()).add((len(truths), x, y))
+                given.setdefault(said, set()).add((len(truths), x, y))
+    expected = {
+        name: len(pixels & given.get(name, set())) / len(pixels | given.get(name, set()))
+        for name, pixels in own.items()
+    }
+    found = metrics.pixel_iou(truths, answers, background)
+    assert {name or "nothing": iou for name, iou in found.items()} == pytest.approx(expected)
+
+
+def test_maps_that_are_the_masks_have_an_iou_of_one():
+    known = truth([("cat", (0, 0, 4, 4)), ("kite", (4, 0, 8, 4))])
+    shown = np.full((4, 10), -1, np.int16)
+    shown[:, :4], shown[:, 4:8] = 0, 1
+    maps = np.stack([shown == 0, shown == 5, shown == 1]).astype(np.float32)
+    said = replace(answer(), pixels=metrics.count_pixels(shown, known, maps))
+    assert metrics.pixel_iou([known], [said], background=True) == {"cat": 1, "kite": 1, "": 1}
+
+
+def test_without_masks_there_is_no_figure_of_pixels():
+    assert metrics.pixel_iou([truth()], [answer()], background=False) == {}

@@ -159,3 +159,13 @@ def test_the_demo_scene_shows_a_cat_and_a_butterfly_and_no_guitar() -> None:
 def test_the_licence_of_the_glyphs_lies_beside_them() -> None:
     text = (scenes.GLYPHS / "LICENSE.txt").read_text(encoding="utf-8")
     assert "SIL OPEN FONT LICENSE Version 1.1" in text
+
+
+def test_every_object_is_shown_inside_its_box(drawn: list[Scene]) -> None:
+    for scene in [*drawn[:10], demo_scene()]:
+        assert scene.shown.shape == scene.image.shape[:2]
+        assert set(np.unique(scene.shown)) <= set(range(-1, len(scene.objects)))
+        for number, (_, (left, top, right, bottom)) in enumerate(scene.objects):
+            seen = scene.shown == number
+            assert seen.any()
+            assert seen.sum() == seen[top:bottom, left:right].sum()

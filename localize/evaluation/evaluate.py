@@ -17,10 +17,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from localize.encoders.protocol import Encoder
@@ -41,6 +43,8 @@ COLUMNS = {
     "pointing": "pointing",
     "CorLoc": "corloc50",
     "presence AUC": "presence_auc",
+    "mIoU": "mIoU",
+    "with background": "mIoU_background",
     "crops": "crops_per_image",
     "seconds": "seconds_per_image",
 }
@@ -87,7 +91,7 @@ def scene_samples(count: int, seed: int = 0) -> Iterator[Sample]:
             prompts=(*scene.names, *scene.absent[len(unknown) :], *unknown),
             unknown=unknown,
         )
-        yield Sample(scene.image, truth)
+        yield Sample(scene.image, truth, partial(np.asarray, scene.shown))
 
 
 def own_names(samples: Iterable[Sample], seed: int = 0) -> Iterator[Sample]:
@@ -174,6 +178,9 @@ def run(
             if name == "localize":
                 full = everything.locate(encoded, sample.truth.prompts)
                 answer = answer_of(full, answer.crops, answer.encode_seconds, answer.locate_seconds)
+                if sample.masks:
+                    pixels = metrics.count_pixels(sample.masks(), sample.truth, _each_map(full))
+                    answer = replace(answer, pixels=pixels)
             ranked[name].append(answer)
     if not truths:
         raise ValueError("there is nothing to evaluate: no picture was given")
@@ -212,6 +219,12 @@ def answer_of(
     )
 
 
+def _each_map(result: Localization) -> Iterator[npt.NDArray[np.float32]]:
+    """The relevance of each prompt (H, W); one at a time, for all of them may be gigabytes."""
+    for row, prompt in enumerate(result.prompts):
+        yield replace(result, prompts=(prompt,), maps=result.maps[row : row + 1]).relevance[0]
+
+
 def peaks(result: Localization) -> Array:
     """Where each map is highest, float64 (P, 2), x and y in pixels of the picture.
 
@@ -237,6 +250,8 @@ def figures(
     AP50, AP30: mean over the names present of COCO's average precision at IoU 0.5 and 0.3.
     pointing, corloc50: shares over all pairs of a picture and a name that is in it.
     presence_auc: over all pairs of a picture and a prompt.
+    mIoU, mIoU_background: mean over the names present of `metrics.pixel_iou`, where pictures have
+        masks; the second is over all pixels, and the background is a name.
     precision50, recall50, cgF1_50 and the same at IoU 0.3: see `metrics.reported_boxes`.
     false_boxes_per_absent_prompt: reported boxes per absent prompt asked; the same for unknown
         prompts, which are not among the absent ones here.
@@ -248,6 +263,7 @@ def figures(
     ap30 = metrics.average_precision(truths, answers, 0.3)
     pointing = metrics.pointing_hits(truths, answers)
     corloc = metrics.corloc_hits(truths, answers, 0.5)
+    pixels = metrics.pixel_iou(truths, answers, background=False)
     names = sorted({name for truth in truths for name in truth.labels})
     halves = np.array([(answer.encode_seconds, answer.locate_seconds) for answer in answers])
     return {
@@ -256,6 +272,8 @@ def figures(
         "pointing": metrics.share(pointing),
         "presence_auc": metrics.presence_auc(truths, answers),
         "corloc50": metrics.share(corloc),
+        "mIoU": _mean(pixels.values()),
+        "mIoU_background": _mean(metrics.pixel_iou(truths, answers, background=True).values()),
         "crops_per_image": float(np.mean([answer.crops for answer in answers])),
         **_seen(truths, reported, 0.5),
         **_seen(truths, reported, 0.3),
@@ -272,6 +290,7 @@ def figures(
                 "AP30": ap30.get(name),
                 "pointing": _mean(pointing.get(name, ())),
                 "corloc50": _mean(corloc.get(name, ())),
+                "IoU": pixels.get(name),
             }
             for name in names
         },

@@ -5,6 +5,7 @@ Knows no file format, no model and no metric.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +52,16 @@ class Truth:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A picture to ask, as a path or as uint8 RGB (H, W, 3), and what is in it."""
+    """A picture to ask, as a path or as uint8 RGB (H, W, 3), and what is in it.
+
+    masks: gives int16 (H, W), which of the truth's boxes each pixel of the upright picture belongs
+        to, -1 for none; None where only boxes are known. It is as large as the picture, so it is
+        made when it is asked for.
+    """
 
     image: Path | npt.NDArray[np.uint8]
     truth: Truth
+    masks: Callable[[], npt.NDArray[np.int16]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +73,8 @@ class Answer:
     peaks: float64 (P, 2), where (x, y) each prompt's relevance map is highest, in pixels.
     crops: how many crops went through the image encoder.
     encode_seconds, locate_seconds: wall time of the two halves.
+    pixels: where the picture has masks, `metrics.count_pixels` of the maps against them: int64
+        (2, P + 1, 3).
     """
 
     labels: tuple[str, ...]
@@ -76,3 +85,4 @@ class Answer:
     crops: int
     encode_seconds: float
     locate_seconds: float
+    pixels: npt.NDArray[np.int64] | None = None

@@ -47,12 +47,14 @@ class Scene:
     ``image``: uint8 (height, width, 3), RGB. ``objects``: name and box of each object, back to
     front; the box is ``xyxy`` in pixels, tight around the object's silhouette as if nothing covered
     it, right and bottom exclusive. ``absent``: names that are not in the picture, as many as there
-    are names in it.
+    are names in it. ``shown``: int16 (height, width), which of the objects each pixel shows, -1
+    where it shows the background.
     """
 
     image: NDArray[np.uint8]
     objects: tuple[tuple[str, Xyxy], ...]
     absent: tuple[str, ...]
+    shown: NDArray[np.int16]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,7 +114,7 @@ def make_scene(seed: int, size: tuple[int, int] | None = None) -> Scene:
                 break
     others = [i for i in rng.permutation(len(known)) if i not in chosen]
     absent = tuple(known[i].name for i in others[: len(set(chosen))])
-    return Scene(np.array(photometric(rng, canvas)), tuple(objects), absent)
+    return Scene(np.array(photometric(rng, canvas)), tuple(objects), absent, owner - 1)
 
 
 def _random_size(rng: np.random.Generator) -> tuple[int, int]:
@@ -346,6 +348,7 @@ def demo_scene() -> Scene:
     canvas = _meadow(width, height)
     known = {concept.name: concept for concept in concepts()}
     objects: list[tuple[str, Xyxy]] = []
+    owner = np.zeros((height, width), np.int16)
     for name, which, side, angle, mirror, x, y in (
         ("tree", 0, 300, 0, False, 40, 130),
         ("house", 0, 190, 0, False, 690, 190),
@@ -358,7 +361,8 @@ def demo_scene() -> Scene:
         glyph = place(known[name].glyphs[which], side, angle, mirror)
         canvas.paste(glyph, (x, y), glyph)
         objects.append((name, _silhouette(glyph, x, y)))
-    return Scene(np.array(canvas), tuple(objects), ("guitar",))
+        _claim(owner, len(objects), glyph, x, y)
+    return Scene(np.array(canvas), tuple(objects), ("guitar",), owner - 1)
 
 
 def _meadow(width: int, height: int) -> Image.Image:
