@@ -24,7 +24,7 @@ class Options:
     stride: step between windows as a fraction of the window's side, in (0, 1].
         1 gives the plain grid of patches.
     budget: the most windows of a picture that are encoded. With one, the scales and the stride are
-        the best measured ones that keep to it (`windows.DIAL`), whatever those above say.
+        the largest of `windows.DIAL` that keep to it, whatever those above say.
     threshold: the least score, in [0, 1], of a box that is reported: the chance that it is right.
         0 reports all, those too that are more likely parts or echoes of others: a ranked list.
     negatives: words that prompts are scored against, besides the encoder's own bank.

@@ -127,15 +127,11 @@ def test_a_budget_is_kept_to_by_the_best_even_grid_for_it(width, height, budget)
     assert sum(map(len, grids)) <= budget
 
 
-def test_the_dial_goes_from_few_windows_to_many():
+def test_the_dial_goes_from_few_windows_to_the_default():
     counts = [sum(map(len, make_grids(640, 480, 224, *setting))) for setting in DIAL]
     assert counts == sorted(set(counts))
     assert counts[0] < 8
-    assert counts[-1] > 100
-
-
-def test_the_default_options_are_a_point_of_the_dial():
-    assert (Options().scales, Options().stride) in DIAL
+    assert DIAL[-1] == (Options().scales, Options().stride)
 
 
 def test_the_order_of_scales_does_not_matter():
