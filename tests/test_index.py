@@ -127,6 +127,14 @@ def test_presence_is_that_of_the_best_window_of_locate(
     assert {hit.file: hit.presence for hit in hits} == pytest.approx(expected, abs=2e-3)
 
 
+def test_of_a_library_that_was_emptied_the_answer_is_none(library: Path) -> None:
+    run(library)
+    for path in library.iterdir():
+        path.unlink()
+    run(library, prune=True)
+    assert opened(library).search(["red", "blue"]) == opened(library).search("orange") == []
+
+
 def test_the_second_look_gives_the_boxes_of_locate(library: Path) -> None:
     run(library)
     (hit,) = opened(library).search("red")

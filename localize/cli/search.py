@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from localize.index import Hit
     from localize.prompts import Prompt
 
-TOP, MIN_PRESENCE = 20, 0.5
+TOP, MIN_PRESENCE = 20, 0.7
 """As in `index.search`, which is not imported for `--help`."""
 
 

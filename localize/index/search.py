@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float32]
 Prompts = str | Prompt | Sequence[str | Prompt]
 
-MIN_PRESENCE = 0.5
-"""Least presence of a hit: it is more like the prompt than like all else together."""
+MIN_PRESENCE = 0.7
+"""Least presence of a hit. Where .5 would do for one picture, of hundreds one may chance on more:
+see docs/library.md."""
 
 AHEAD = 20
 """How many times as many windows as pictures are wanted are fetched first: of one picture many
@@ -271,13 +272,18 @@ class _Search:
             asking = asking_vector(self.contest.wanted[alternative].numpy())
             rows = self._nearest(asking, count)
             parts.append(rows)
-            if len(rows):
-                likeness = 1 - float(rows["_distance"][-1].as_py())
+            if self.contest.against[alternative, : self.bank].all():
+                likeness = 1 - float(rows["_distance"][-1].as_py()) if len(rows) else -1.0
                 lowest = max(lowest, float(torch.sigmoid(torch.tensor(self.scale * likeness))))
-            if not self.contest.against[alternative, : self.bank].all():
-                cosine = asking.copy()
-                cosine[self.dimensions :] = 0
-                parts.append(self._nearest(cosine, count))
+                continue
+            cosine = asking.copy()
+            cosine[self.dimensions :] = 0
+            parts.append(self._nearest(cosine, count))
+            # How much a synonym weighs on them is in no order, so the last few tell.
+            for fetched in filter(len, parts[-2:]):
+                few = fetched.slice(len(fetched) - max(1, len(fetched) // 10))
+                scores = self.contest.scores(embeddings_in(few, self.dimensions), self.scale)
+                lowest = max(lowest, float(scores[:, prompt].max()))
         return pa.concat_tables(parts), lowest
 
     def _nearest(self, asking: Array, count: int) -> pyarrow.Table:
