@@ -32,7 +32,7 @@ from localize.files import find_images
 from localize.images import SUFFIXES, ImageError, ImageSource, Picture, read_ahead
 from localize.names import display_name
 from localize.options import Options
-from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt, in_words
+from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt, in_words, parts_of
 from localize.relevance import (
     FAINT,
     Contest,
@@ -487,6 +487,11 @@ class Localizer:
         own = [as_prompt(word).texts for word in self.options.negatives]
         return bank, self._embed(own) if own else bank[:0], synonym_limit(bank)
 
+    @cached_property
+    def _parts(self) -> torch.Tensor:
+        """Which words of the bank are parts of which, bool (K, K)."""
+        return parts_of(self.bank_words)
+
     def _relevance(
         self, encoded: Encoded, queries: _Queries
     ) -> tuple[Array, Array, dict[int, tuple[Array, Array]]]:
@@ -534,7 +539,7 @@ class Localizer:
         """What is no rival of one of a prompt's alternatives is none of the others either."""
         bank, own, limit = self._negatives
         wanted, owner, count = queries.wanted, queries.owner, queries.prompts
-        negatives, against = torch.cat([bank, own]), rivals(wanted, bank, own, limit)
+        negatives, against = torch.cat([bank, own]), rivals(wanted, bank, own, limit, self._parts)
         near = best_of((~against).float().T, owner, count).T.bool()
         against = ~near[owner]
         if queries.unlike is not None:

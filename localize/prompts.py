@@ -57,6 +57,29 @@ BANK = tuple(
 )
 """Everyday things and backgrounds that prompts are scored against by default."""
 
+PARTS = {
+    "person": "face hand hair foot shirt trousers dress shoe hat glasses watch jewellery",
+    "crowd": "person face hand hair foot shirt trousers dress shoe hat glasses watch jewellery",
+    "car": "wheel engine",
+    "truck": "wheel engine",
+    "bus": "wheel engine",
+    "bicycle": "wheel",
+    "motorcycle": "wheel engine",
+    "house": "roof window door wall",
+    "building": "roof window door wall",
+    "tree": "leaves wood",
+}
+"""Words of the bank and what of the bank is a part of them, or worn: whatever is asked for and is
+near to the first does not have the others against it. A short list of wholes is enough, as prompts
+are matched to them by their embeddings ("a little girl" is near to "person")."""
+
+
+def parts_of(words: Sequence[str]) -> torch.Tensor:
+    """Which words of a bank are parts of which by `PARTS`: bool (K, K), a row for each whole."""
+    return torch.tensor(
+        [[part in PARTS.get(whole, "").split() for part in words] for whole in words]
+    )
+
 
 @dataclass(frozen=True)
 class Prompt:

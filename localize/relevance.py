@@ -63,17 +63,25 @@ def synonym_limit(bank: torch.Tensor) -> float:
 
 
 def rivals(
-    prompts: torch.Tensor, bank: torch.Tensor, own: torch.Tensor, limit: float
+    prompts: torch.Tensor,
+    bank: torch.Tensor,
+    own: torch.Tensor,
+    limit: float,
+    parts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Which negatives count against which prompt: bool (P, K + L).
 
     prompts: unit-norm (P, D). bank: unit-norm (K, D), words that are always at hand. own: unit-norm
-    (L, D), negatives that the user chose. limit: the bank's `synonym_limit`.
+    (L, D), negatives that the user chose. limit: the bank's `synonym_limit`. parts: bool (K, K),
+    for each word of the bank those that are parts of it; None: none are.
 
-    A word of the bank that means nearly the same as the prompt would take its relevance away. What
-    the user chose counts unless it is the prompt itself.
+    A word of the bank that means nearly the same as the prompt would take its relevance away, and
+    so would a part of such a word: a sleeve is a shirt as well as a person. What the user chose
+    counts unless it is the prompt itself.
     """
-    return torch.cat([prompts @ bank.T < limit, prompts @ own.T < SAME], dim=1)
+    near = prompts @ bank.T >= limit
+    beside = near if parts is None else near | ((near.float() @ parts.float()) > 0)
+    return torch.cat([~beside, prompts @ own.T < SAME], dim=1)
 
 
 def best_of(scores: torch.Tensor, owner: torch.Tensor, prompts: int) -> torch.Tensor:

@@ -214,3 +214,18 @@ def test_a_map_is_highest_at_the_peak_it_is_given_and_keeps_its_proportions():
     found = with_peaks(maps, np.array([0.8, 0.01, 0.5], np.float32))
     assert found.max((1, 2)).tolist() == [np.float32(0.8), np.float32(0.01), 0]
     np.testing.assert_allclose(found[0] / maps[0], 0.8 / maps[0].max(), rtol=1e-5)
+
+
+def test_parts_of_what_is_asked_for_do_not_speak_against_it():
+    axes = torch.eye(4)
+    person, shirt, dog, sky = axes
+    bank = torch.stack([person, shirt, dog, sky])
+    parts = torch.zeros(4, 4, dtype=torch.bool)
+    parts[0, 1] = True  # a shirt is a part of a person
+    girl = F.normalize(person + 0.2 * dog, dim=0)
+    against = rivals(torch.stack([girl, shirt, dog]), bank, bank[:0], 0.9, parts)
+    assert against.tolist() == [
+        [False, False, True, True],
+        [True, False, True, True],  # the whole still speaks against its part
+        [True, True, False, True],
+    ]
