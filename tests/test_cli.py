@@ -142,9 +142,12 @@ def test_images_may_stand_behind_the_prompts(photos, tmp_path, checkpoint, monke
 
 def test_a_command_without_images_says_what_to_type(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert detect("-p", "a cat", "nowhere.jpg") == 2
+    assert detect("-p", "a cat", "a dog") == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert 'localize detect photo.jpg -p "a cat"' in said
+    assert detect("-p", "a cat", "nowhere.jpg") == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == "localize: there is no such image: nowhere.jpg"
 
 
 def test_the_version_is_told(capsys):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from localize.cli.asking import add_prompts, asked_of, check_asked
 from localize.cli.shared import (
     DONE,
+    FILE_ENDINGS,
     SOME_FAILED,
     Commands,
     add_model,
@@ -257,6 +259,9 @@ def _told_apart(images: list[str], prompts: list[str]) -> tuple[list[str], list[
     while count > 1 and _names_files(prompts[count - 1]):
         count -= 1
     if count == len(prompts):
+        ending = os.path.splitext(prompts[-1])[1].lower()
+        if count > 1 and ending in FILE_ENDINGS:
+            raise ValueError(f"there is no such image: {display_name(prompts[-1])}")
         raise ValueError(
             'no image is named; type them before the prompts: localize detect photo.jpg -p "a cat"'
         )
@@ -295,7 +300,7 @@ def _ending(finished: int, earlier: int, folder: str) -> str:
     """The last line of a run. earlier: how many of the finished images earlier runs have done."""
     where = display_name(folder)
     if not finished:
-        return "No image could be read."
+        return "There is no answer: no image could be read, or there was none."
     if finished == earlier:
         return f"Nothing was left to do: the answers for {_images(finished)} are in {where}."
     note = f", {earlier} of them from earlier runs" if earlier else ""
