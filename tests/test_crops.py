@@ -1,7 +1,5 @@
 """Crops out of the pyramid are the crops that one would cut and resize one by one."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -77,19 +75,6 @@ def test_a_level_made_in_bands_gives_the_crops_of_one_made_at_once(pixels, monke
     in_bands, _ = crops(pixels, 64, (100,), stride=0.3)
     assert in_bands.shape == at_once.shape
     assert (in_bands - at_once).abs().mean() < 0.05
-
-
-@pytest.mark.parametrize("band_pixels", [1 << 25, 0])
-def test_chosen_windows_alone_are_cut_out(pixels, monkeypatch, band_pixels):
-    monkeypatch.setattr("localize.crops.BAND_PIXELS", band_pixels)
-    grids = make_grids(320, 240, 64, (0.5,), 0.5)
-    chosen = (0, 3, 4, len(grids[1]) - 1)
-    some = [grids[0], replace(grids[1], chosen=chosen)]
-    everything, found = (
-        torch.stack(list(crops_of(pixels, each, MEAN, STD, "bicubic", CPU)))
-        for each in (grids, some)
-    )
-    torch.testing.assert_close(found, everything[[0, *(1 + index for index in chosen)]])
 
 
 def test_what_lies_beyond_a_narrow_picture_is_the_mean_colour():
