@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -154,9 +155,8 @@ class Run:
         """
         from localize.export import save_answers
 
-        tasks = list(tasks)
-        for name in formats:
-            save_answers(self.answers(tasks), name, self.folder / EXPORTS)
+        if formats := list(formats):
+            save_answers(self.answers(tasks), formats, self.folder / EXPORTS)
 
     def write(self, task: Task, result: Localization) -> None:
         """Write the files of one picture together, and remove those of an earlier question.
@@ -376,8 +376,15 @@ def is_video(path: Path) -> bool:
 
 
 def slug(prompt: str) -> str:
-    """A short form of a prompt that is safe in a file's name."""
-    safe = "".join(letter if letter.isalnum() else "-" for letter in prompt.lower())
+    """A short form of a prompt that is safe in a file's name.
+
+    Letters, figures and the marks that belong to them: without its vowel signs a word in Hindi is
+    another word.
+    """
+    safe = ""
+    for char in unicodedata.normalize("NFC", prompt.lower()):
+        is_mark = unicodedata.category(char).startswith("M") and safe[-1:] not in ("", "-")
+        safe += char if char.isalnum() or is_mark else "-"
     return safe[:40].strip("-") or "prompt"
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import weakref
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +217,33 @@ def test_csv_and_jsonl_have_every_box_and_say_what_is_not_there(
         read = json.loads(line)
         assert sorted((b["label"], tuple(b["xyxy"])) for b in read["boxes"]) == boxes_of(answer)
         assert read["presence"] == answer.presence
+
+
+def test_answers_are_asked_for_once_and_one_by_one_for_all_formats(
+    answers: list[Answer], tmp_path: Path
+) -> None:
+    for name in export.FORMATS:
+        export.save_answers(answers, name, tmp_path / "each")
+    alive: list[weakref.ref[Answer]] = []
+
+    def once() -> Iterator[Answer]:
+        for each in answers:
+            assert sum(answer() is not None for answer in alive) <= 1
+            answer = replace(each)
+            alive.append(weakref.ref(answer))
+            yield answer
+
+    export.save_answers(once(), export.FORMATS, tmp_path / "all")
+    assert len(alive) == len(answers)
+    assert _files(tmp_path / "all") == _files(tmp_path / "each")
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        name.as_posix(): path.read_bytes().replace(str(folder).encode(), b"")
+        for name, path in files.items()
+    }
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from localize.cli import main
 from localize.result import Box, Localization
-from localize.runs import Run, Task
+from localize.runs import Run, Task, slug
 
 FOUND = {
     "a.png": [Box("a cat", 0.9, (10.2, 20, 30, 40.5)), Box("a dog", 0.4, (0, 0, 5, 5))],
@@ -134,6 +134,22 @@ def test_a_picture_whose_answers_would_be_the_runs_summary_is_refused(tmp_path: 
     Image.new("RGB", (9, 9)).save(tmp_path / "run", "PNG")
     with pytest.raises(ValueError, match="summary"):
         Run(tmp_path / "out", PROMPTS, {}).tasks([tmp_path / "run"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("A red Kite!", "a-red-kite"),
+        ("हिन्दी में किताब", "हिन्दी-में-किताब"),
+        ("กล้วยน้ำว้า", "กล้วยน้ำว้า"),
+        ("cafe\u0301", "café"),
+        ("../\u0301x/\u0301..", "x"),
+        ("\u0301", "prompt"),
+        ("🐈\ufe0f", "prompt"),
+    ],
+)
+def test_the_names_of_outputs_keep_letters_with_their_marks(prompt: str, name: str) -> None:
+    assert slug(prompt) == name
 
 
 @pytest.fixture(scope="module")

@@ -190,7 +190,7 @@ def _detect_all(
     from localize import files
 
     failed: dict[ImageSource, str] = {}
-    remaining = iter(tasks)
+    task_of = {task.path: task for task in tasks}
     with progress(None, len(tasks), parsed.quiet) as bar:
 
         def skip(path: ImageSource, error: Exception) -> None:
@@ -200,7 +200,7 @@ def _detect_all(
 
         results = locate([task.path for task in tasks], on_error=skip)
         for result in results:
-            task = next(task for task in remaining if task.path not in failed)
+            task = task_of[result.source]
             if not parsed.quiet:
                 for note in result.notes:
                     complain(f"{display_name(task.path)}: {note}")

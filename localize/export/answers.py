@@ -5,9 +5,13 @@ Knows results and the JSON that a run keeps of them; must not know any format of
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from localize.result import Box, Localization
@@ -57,6 +61,38 @@ class Answer:
                 for each in facts["boxes"]
             ),
         )
+
+
+class KeptAnswers:
+    """Answers in a file, a line each, that can be read again and again while memory holds one.
+
+    labels: all that were asked for, in the order of their first answers.
+    """
+
+    def __init__(self, path: Path, answers: Iterable[Answer]) -> None:
+        labels: dict[str, None] = {}
+        with open(path, "w", encoding="ascii") as file:
+            for answer in answers:
+                labels |= dict.fromkeys(answer.presence)
+                file.write(json.dumps(asdict(answer)) + "\n")
+        self._path, self.labels = path, tuple(labels)
+
+    def __iter__(self) -> Iterator[Answer]:
+        with open(self._path, encoding="ascii") as file:
+            for line in file:
+                facts = json.loads(line)
+                boxes = facts.pop("boxes")
+                yield Answer(
+                    **facts,
+                    boxes=tuple(Box(b["label"], b["score"], tuple(b["xyxy"])) for b in boxes),
+                )
+
+
+@contextmanager
+def kept(answers: Iterable[Answer]) -> Iterator[KeptAnswers]:
+    """Answers, asked for once, to be read as often as there are formats; gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="localize-") as folder:
+        yield KeptAnswers(Path(folder) / "answers", answers)
 
 
 @dataclass(frozen=True)

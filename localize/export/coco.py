@@ -6,48 +6,54 @@ width and height in pixels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from localize.export.answers import Answer
+from localize.export.pieces import as_json, json_array
 from localize.result import Box
 
 
 def dataset(
     answers: Iterable[Answer], labels: Sequence[str], folder: str
-) -> Iterator[tuple[str, bytes]]:
+) -> Iterator[tuple[str, Iterable[bytes]]]:
     """``coco.json``: images, categories and boxes, each with its score."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    categories = _categories(labels)
-    for number, answer in enumerate(answers, 1):
-        size = {"width": answer.width, "height": answer.height}
-        images.append({"id": number, "file_name": answer.name, **size})
-        for box in answer.boxes:
-            found = _found(number, categories, box)
-            area = found["bbox"][2] * found["bbox"][3]
-            annotations.append({"id": len(annotations) + 1, **found, "area": area, "iscrowd": 0})
-    whole = {
-        "info": {"description": "boxes found by localize"},
-        "images": images,
-        "categories": [{"id": number, "name": label} for label, number in categories.items()],
-        "annotations": annotations,
-    }
-    yield "coco.json", _json(whole)
+    categories = [{"id": number, "name": label} for label, number in _categories(labels).items()]
+    info = {"description": "boxes found by localize"}
+    pieces = chain(
+        [b'{"info": ', as_json(info), b', "categories": ', as_json(categories), b', "images": '],
+        json_array(_images(answers)),
+        [b', "annotations": '],
+        json_array(_annotations(answers, labels)),
+        [b"}\n"],
+    )
+    yield "coco.json", pieces
 
 
 def results(
     answers: Iterable[Answer], labels: Sequence[str], folder: str
-) -> Iterator[tuple[str, bytes]]:
+) -> Iterator[tuple[str, Iterable[bytes]]]:
     """``coco-results.json``: the boxes alone, as ``COCO.loadRes`` takes them."""
+    yield "coco-results.json", chain(json_array(_boxes(answers, labels)), [b"\n"])
+
+
+def _images(answers: Iterable[Answer]) -> Iterator[dict[str, Any]]:
+    for number, answer in enumerate(answers, 1):
+        size = {"width": answer.width, "height": answer.height}
+        yield {"id": number, "file_name": answer.name, **size}
+
+
+def _annotations(answers: Iterable[Answer], labels: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for number, found in enumerate(_boxes(answers, labels), 1):
+        area = found["bbox"][2] * found["bbox"][3]
+        yield {"id": number, **found, "area": area, "iscrowd": 0}
+
+
+def _boxes(answers: Iterable[Answer], labels: Sequence[str]) -> Iterator[dict[str, Any]]:
     categories = _categories(labels)
-    found = [
-        _found(number, categories, box)
-        for number, answer in enumerate(answers, 1)
-        for box in answer.boxes
-    ]
-    yield "coco-results.json", _json(found)
+    for number, answer in enumerate(answers, 1):
+        yield from (_found(number, categories, box) for box in answer.boxes)
 
 
 def _categories(labels: Sequence[str]) -> dict[str, int]:
@@ -62,7 +68,3 @@ def _found(image: int, categories: dict[str, int], box: Box) -> dict[str, Any]:
         "bbox": [left, top, right - left, bottom - top],
         "score": box.score,
     }
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"

@@ -3,23 +3,23 @@ detector data source")."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from localize.export.answers import Answer
+from localize.export.pieces import json_array
 from localize.result import Box
 
 
 def write(
     answers: Iterable[Answer], labels: Sequence[str], folder: str
-) -> Iterator[tuple[str, bytes]]:
+) -> Iterator[tuple[str, Iterable[bytes]]]:
     """``createml.json``."""
-    rows = [
+    rows = (
         {"image": answer.name, "annotations": [_annotation(box) for box in answer.boxes]}
         for answer in answers
-    ]
-    yield "createml.json", json.dumps(rows, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    )
+    yield "createml.json", json_array(rows)
 
 
 def _annotation(box: Box) -> dict[str, Any]:

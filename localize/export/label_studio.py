@@ -6,13 +6,13 @@ files below the pictures' common folder, which is to be Label Studio's document 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from localize.export.answers import Answer
+from localize.export.pieces import json_array
 from localize.names import printable
 from localize.result import Box
 
@@ -21,11 +21,9 @@ FROM, TO = "label", "image"
 
 def write(
     answers: Iterable[Answer], labels: Sequence[str], folder: str
-) -> Iterator[tuple[str, bytes]]:
+) -> Iterator[tuple[str, bytes | Iterable[bytes]]]:
     """``label-studio.json`` to import, and ``label-studio.xml`` as the project's configuration."""
-    tasks = [_task(answer) for answer in answers]
-    text = json.dumps(tasks, ensure_ascii=False)
-    yield "label-studio.json", text.encode("utf-8", "backslashreplace")
+    yield "label-studio.json", json_array(map(_task, answers))
     names = "".join(
         f"    <Label value={quoteattr(printable(label))}/>\n" for label in dict.fromkeys(labels)
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from localize.export.answers import Answer
+from localize.export.pieces import as_json
 
 
 def write(
@@ -36,8 +36,7 @@ def write(
             "imageHeight": answer.height,
             "imageWidth": answer.width,
         }
-        text = json.dumps(whole, ensure_ascii=False, indent=1)
-        yield name, text.encode("utf-8", "backslashreplace")
+        yield name, as_json(whole, indent=1)
 
 
 def _way(answer: Answer, start: str) -> str:
