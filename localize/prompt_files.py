@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import yaml
 
+from localize.images import Picture, read_image
 from localize.names import display_name, os_reason, printable
+from localize.options import MAX_PIXELS
 from localize.prompts import Prompt, as_prompt
 
 MAX_BYTES = 4 << 20
@@ -22,19 +25,21 @@ MAX_BYTES = 4 << 20
 MAX_DEPTH = 20
 """Levels of YAML; three would do."""
 
-KEYS = ("label", "any", "negatives", "threshold")
+KEYS = ("label", "any", "like", "unlike", "negatives", "threshold")
 
 
 class PromptFileError(ValueError):
     """A file of prompts cannot be read. The message is one sentence: which file, where, and why."""
 
 
-def read_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
+def read_prompts(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> list[Prompt]:
     """The prompts of a file in UTF-8, in their order.
 
     A name that ends in .yaml, .yml or .json: a list, each of it a text or a mapping of `label` and,
-    as in `Prompt.of`, `any`, `negatives` and `threshold`. YAML is read without tags and aliases.
+    as in `Prompt.of`, `any`, `like`, `unlike`, `negatives` and `threshold`. `like` and `unlike` are
+    paths of pictures, from the file's folder on. YAML is read without tags and aliases.
     Any other: one prompt a line; blank lines and those that begin with # do not count.
+    max_pixels: larger pictures are refused.
 
     Raises PromptFileError.
     """
@@ -43,8 +48,9 @@ def read_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
     entries = {".json": _json_entries, ".yaml": _yaml_entries, ".yml": _yaml_entries}
     try:
         found: dict[str, Prompt] = {}
+        picture = partial(_picture, os.path.dirname(os.fsdecode(path)), max_pixels)
         for line, entry in entries.get(ending, _lines)(_text_of(path)):
-            prompt = _prompt(line, entry)
+            prompt = _prompt(line, entry, picture)
             if prompt.label in found:
                 raise _WrongError(f"{_quoted(prompt.label)} has been asked for before", line)
             found[prompt.label] = prompt
@@ -179,7 +185,7 @@ def _mapping(pairs: Iterable[Sequence[Any]], line: int | None = None) -> dict[st
 # What entries mean --------------------------------------------------------------------------------
 
 
-def _prompt(line: int, entry: Any) -> Prompt:
+def _prompt(line: int, entry: Any, picture: Callable[[str], Picture]) -> Prompt:
     try:
         if not isinstance(entry, dict):
             return as_prompt(_text(entry, "a prompt"))
@@ -188,10 +194,25 @@ def _prompt(line: int, entry: Any) -> Prompt:
         if "label" not in entry:
             raise ValueError("the prompt has no label")
         label = _text(entry["label"], "the label")
-        any_of, negatives = (_texts(entry.get(key, []), key) for key in ("any", "negatives"))
-        return Prompt.of(label, any=any_of, negatives=negatives, threshold=entry.get("threshold"))
+        return Prompt.of(
+            label,
+            any=_texts(entry.get("any", []), "any"),
+            like=[picture(name) for name in _names(entry.get("like", []), "like")],
+            unlike=[picture(name) for name in _names(entry.get("unlike", []), "unlike")],
+            negatives=_texts(entry.get("negatives", []), "negatives"),
+            threshold=entry.get("threshold"),
+        )
     except (TypeError, ValueError) as error:
         raise _WrongError(str(error), line) from error
+
+
+def _picture(folder: str, max_pixels: int, name: str) -> Picture:
+    return read_image(os.path.join(folder, name), max_pixels=max_pixels)
+
+
+def _names(values: Any, what: str) -> list[str]:
+    """The paths of one picture or several."""
+    return _texts([values] if isinstance(values, str) else values, what)
 
 
 def _texts(values: Any, what: str) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
 from numbers import Real
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -111,22 +112,40 @@ class Prompt:
         label: str,
         *,
         any: Iterable[str] = (),
+        like: Iterable[ImageSource] = (),
+        unlike: Iterable[ImageSource] = (),
         negatives: Iterable[str] = (),
         threshold: float | None = None,
     ) -> Prompt:
         """A label of the user's own for the things that it may be.
 
         any: words or phrases, each judged alone: a car counts as a vehicle however little it is
-            like a bus. Without them the label itself is asked.
+            like a bus. Without them, and without pictures, the label itself is asked.
+        like: pictures of it, each an alternative. unlike: pictures of what it is not.
         negatives: words or phrases that it is scored against. threshold: of its own boxes.
 
         >>> Prompt.of("vehicle", any=["car", "truck", "bus"], negatives=["toy"], threshold=0.3)
+
+        Raises ImageError for a picture that cannot be read.
         """
         for name, texts in (("any", any), ("negatives", negatives)):
             if isinstance(texts, str) or not isinstance(texts, Iterable):
                 raise TypeError(f"{name} must be several texts, as in a list, not {texts!r}")
-        first, *others = [as_prompt(text).texts for text in any] or [as_prompt(label).texts]
-        return cls(label, first, tuple(others), negatives=tuple(negatives), threshold=threshold)
+        for name, images in (("like", like), ("unlike", unlike)):
+            if isinstance(images, str | bytes | PathLike) or not isinstance(images, Iterable):
+                raise TypeError(f"{name} must be several pictures, as in a list")
+        pictures = tuple(map(read_image, like))
+        asked = [as_prompt(text).texts for text in any]
+        first, *others = asked or [() if pictures else as_prompt(label).texts]
+        return cls(
+            label,
+            first,
+            tuple(others),
+            pictures,
+            tuple(map(read_image, unlike)),
+            tuple(negatives),
+            threshold,
+        )
 
     @classmethod
     def from_image(
@@ -148,8 +167,7 @@ class Prompt:
         """
         picture = read_image(image)
         name = label or words or (Path(picture.file).stem if picture.file else "picture")
-        texts = as_prompt(words).texts if words else ()
-        return cls(name, texts, (), (picture,), tuple(read_image(each) for each in unlike))
+        return cls.of(name, any=[words] if words else [], like=[picture], unlike=unlike)
 
     @property
     def alternatives(self) -> tuple[tuple[str, ...] | Picture, ...]:

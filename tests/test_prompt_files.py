@@ -5,7 +5,9 @@ import os
 import threading
 
 import pytest
+from PIL import Image
 
+from localize.images import read_image
 from localize.prompt_files import MAX_BYTES, PromptFileError, read_prompts
 from localize.prompts import Prompt, as_prompt
 
@@ -64,9 +66,53 @@ def test_a_list_may_come_through_a_pipe(tmp_path):
     writer.join()
 
 
+@pytest.fixture
+def crops(tmp_path):
+    """Pictures of one colour each, in a folder beside the file of prompts."""
+    (tmp_path / "crops").mkdir()
+    for name in ("red", "blue", "grey"):
+        Image.new("RGB", (8, 6), name).save(tmp_path / "crops" / f"{name}.png")
+    return tmp_path / "crops"
+
+
+def test_pictures_stand_beside_words_by_their_paths_from_the_file_on(tmp_path, crops):
+    grey = json.dumps(str(crops / "grey.png"))
+    text = f"""\
+- label: by picture
+  like: crops/red.png
+- label: both
+  any: [mug]
+  like: [crops/red.png, crops/blue.png]
+  unlike: [{grey}]
+- label: words
+  unlike: crops/blue.png
+"""
+    by_picture, both, words = read_prompts(write(tmp_path, "p.yaml", text))
+    red, blue, grey = (read_image(crops / f"{name}.png") for name in ("red", "blue", "grey"))
+    for prompt, expected in (
+        (by_picture, Prompt.from_image(red, "by picture")),
+        (both, Prompt.of("both", any=["mug"], like=[red, blue], unlike=[grey])),
+        (words, Prompt.of("words", unlike=[blue])),
+    ):
+        assert prompt.to_dict() == expected.to_dict()
+    assert by_picture.texts == ()
+    assert words.texts == as_prompt("words").texts
+
+
+def test_a_picture_that_cannot_be_read_is_named_with_the_line(tmp_path, crops):
+    (crops / "no.png").write_text("no picture")
+    for name in ("gone.png", "no.png"):
+        said = refusal(write(tmp_path, "p.yaml", f"- a cat\n- label: x\n  like: crops/{name}\n"))
+        assert "line 2" in said
+        assert f"crops/{name}" in said
+    with pytest.raises(PromptFileError, match="more than"):
+        read_prompts(write(tmp_path, "p.yaml", "- {label: x, like: crops/red.png}"), max_pixels=9)
+
+
 @pytest.mark.parametrize(
     ("content", "line", "words"),
     [
+        ("- {label: dog, like: 7}\n", 1, "like must be a list of texts, not a number"),
         ("- a cat\n- label: dog\n  treshold: 0.3\n", 2, "treshold"),
         ("- a cat\n- any: [dog]\n", 2, "no label"),
         ("- a cat\n- a dog\n- a cat\n", 3, "'a cat' has been asked for before"),

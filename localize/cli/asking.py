@@ -41,7 +41,7 @@ def add_files_and_pictures(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE",
         help="a file of prompts: one a line or, in YAML or JSON, with label, any (alternatives), "
-        "negatives and threshold of each",
+        "like and unlike (pictures), negatives and threshold of each",
     )
     parser.add_argument(
         "--like",
@@ -81,7 +81,11 @@ def asked_of(parsed: argparse.Namespace) -> list[Prompt]:
     from localize.prompts import Prompt, as_prompt
 
     asked: dict[str, Prompt] = {}
-    in_files = [prompt for file in parsed.prompt_files for prompt in read_prompts(file)]
+    in_files = [
+        prompt
+        for file in parsed.prompt_files
+        for prompt in read_prompts(file, max_pixels=parsed.max_pixels)
+    ]
     for prompt in (*map(as_prompt, parsed.prompts), *in_files):
         if asked.setdefault(prompt.label, prompt) != prompt:
             raise ValueError(
@@ -93,7 +97,8 @@ def asked_of(parsed: argparse.Namespace) -> list[Prompt]:
         picture = read_image(path, max_pixels=parsed.max_pixels)
         like = Prompt.from_image(picture, label, unlike=unlike)
         if known := asked.get(like.label):
-            like = replace(known, pictures=(*known.pictures, picture), unlike=unlike)
+            against = tuple(dict.fromkeys((*known.unlike, *unlike)))
+            like = replace(known, pictures=(*known.pictures, picture), unlike=against)
         asked[like.label] = like
     return list(asked.values())
 
