@@ -10,7 +10,7 @@ import os
 import platform
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -19,6 +19,7 @@ from localize.names import display_name
 
 if TYPE_CHECKING:
     from localize.export import Answer, Found
+    from localize.report import Card
     from localize.result import Localization
     from localize.watch import Locate, Watched
 
@@ -73,15 +74,20 @@ class Run:
     def files(self, output: Path) -> list[Path]:
         """What is written of any picture: overlays, what the report shows, at last its JSON.
 
-        Of a video it is an annotated one, a line a frame and JSON. Where there is JSON, the picture
-        is finished.
+        Of a video it is an annotated one, a line a frame, what the report shows, and JSON. Where
+        there is JSON, the picture is finished.
         """
+        sketches = [self._sketch(output)] if self.report else []
         if is_video(output):
-            return [_beside(output, ending) for ending in (".boxes.mp4", ".jsonl", FACTS)]
+            return [
+                _annotated(output),
+                _beside(output, ".jsonl"),
+                *sketches,
+                _beside(output, FACTS),
+            ]
         overlays = [] if self.overlays == "none" else [_beside(output, OVERLAY)]
         if self.overlays == "heatmaps":
             overlays += _heatmaps(output, self.prompts)
-        sketches = [self._sketch(output)] if self.report else []
         return [*overlays, *sketches, _beside(output, FACTS)]
 
     def tasks(self, paths: Iterable[Path]) -> list[Task]:
@@ -120,20 +126,24 @@ class Run:
 
     def _finished(self, task: Task) -> dict[str, Any]:
         """The JSON of a picture that is finished; nothing of another."""
+        found = self._found(task)
+        return found if found.get("problem") is None else {}
+
+    def _found(self, task: Task) -> dict[str, Any]:
+        """The same; also of a video that could not be read to its end."""
         *others, facts = self.files(task.output)
         found = _read_facts(facts)
         is_finished = (
             found.get("prompts") == list(self.prompts)
             and found.get("settings") == _plain(self.settings)
             and _seen_in(found) == task.seen
-            and found.get("problem") is None
             and all(map(os.path.isfile, others))
             and (not self.crops or all(map(os.path.isfile, self._crops(task.output, found))))
         )
         return found if is_finished else {}
 
     def answers(self, tasks: Iterable[Task]) -> Iterator[Answer]:
-        """What is on the disk of the pictures that are finished, read one by one."""
+        """What is on the disk of the pictures that are finished, read one by one; no videos."""
         return (answer for _, answer in self._answers(tasks))
 
     def _answers(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Answer]]:
@@ -144,9 +154,24 @@ class Run:
                 name = task.output.relative_to(self.folder).as_posix()
                 yield task, Answer.from_facts(facts, name)
 
+    def watched(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Watched]]:
+        """What is on the disk of the videos, also of those that could not be read to their ends."""
+        from localize.watch import Watched
+
+        for task in tasks:
+            if is_video(task.path) and (facts := self._found(task)):
+                yield task, Watched.from_facts(facts)
+
     def matching(self, tasks: Iterable[Task], here: bool) -> Iterator[Path]:
-        """The finished pictures that have a box of any prompt or, where `here` is False, none."""
-        return (task.path for task, answer in self._answers(tasks) if bool(answer.boxes) is here)
+        """The pictures and videos that have a box of any prompt or, where `here` is False, none.
+
+        A video that could not be read to its end may have what it does not show.
+        """
+        for task in tasks:
+            facts = self._found(task)
+            found = any(facts.get("spans", {}).values()) or bool(facts.get("boxes"))
+            if facts and found is here and (found or facts.get("problem") is None):
+                yield task.path
 
     def export(self, tasks: Iterable[Task], formats: Iterable[str]) -> None:
         """Write the pictures that are finished in formats of `export`, into the folder `EXPORTS`.
@@ -184,6 +209,7 @@ class Run:
         progress: Callable[[], object],
     ) -> Watched:
         """Locate the frames of a video and write its files; see `watch.watch`."""
+        from localize.report import sketch
         from localize.watch import watch
 
         facts = {
@@ -198,6 +224,7 @@ class Run:
             every=every,
             max_pixels=max_pixels,
             facts=facts,
+            sketch=sketch if self.report else None,
             progress=progress,
         )
 
@@ -267,7 +294,11 @@ class Run:
         from localize.files import write_json
 
         images, found = totals(self.answers(tasks), self.prompts)
-        summary = Summary(images, tuple(found), tuple(failed), asked, round(seconds, 3))
+        videos = [watched for _, watched in self.watched(tasks)]
+        found = [_with_videos(each, videos) for each in found]
+        summary = Summary(
+            images, len(videos), tuple(found), tuple(failed), asked, round(seconds, 3)
+        )
         plain = {
             "version": SUMMARY_VERSION,
             "prompts": list(self.prompts),
@@ -276,7 +307,8 @@ class Run:
             "versions": {"localize": __version__, "python": platform.python_version()}
             | dict(_installed(_LIBRARIES)),
             "images": images,
-            "found": [asdict(each) | {"not_here": images - each.images} for each in found],
+            "videos": len(videos),
+            "found": [asdict(each) | {"not_here": summary.not_here(each)} for each in found],
             "failed": summary.failed,
             "speed": {
                 "images": asked,
@@ -295,20 +327,33 @@ class Run:
         from localize.files import write_bytes
         from localize.report import page
 
-        cards = (
-            (answer, _read_facts(self._sketch(task.output)))
-            for task, answer in self._answers(tasks)
-        )
         write_bytes(
             self.folder / REPORT,
             page(
-                cards,
+                self._cards(tasks),
                 folder=self.folder,
                 found=summary.found,
                 images=summary.images,
+                videos=summary.videos,
                 failed=summary.failed,
             ),
         )
+
+    def _cards(self, tasks: Sequence[Task]) -> Iterator[Card]:
+        """What the report shows, in the order of the tasks: pictures, and frames of videos."""
+        from localize.export import Answer
+        from localize.report import Card, Moment
+
+        for task in tasks:
+            for _, answer in self._answers([task]):
+                yield Card(answer, _read_facts(self._sketch(task.output)))
+            for _, watched in self.watched([task]):
+                name = task.output.relative_to(self.folder).as_posix()
+                path = os.path.abspath(_annotated(task.output))
+                for frame in _read_facts(self._sketch(task.output))["frames"]:
+                    facts = frame["facts"] | {"image": frame["facts"]["image"] | {"path": path}}
+                    moment = Moment(frame["time"], watched.seconds, watched.spans)
+                    yield Card(Answer.from_facts(facts, name), frame, moment)
 
     def _refuse_to_overwrite(self, tasks: Iterable[Task]) -> None:
         written = {os.path.realpath(file) for task in tasks for file in self.files(task.output)}
@@ -340,12 +385,14 @@ class Run:
 class Summary:
     """What came of a run.
 
-    images: how many are finished, by this process or an earlier one. found: of each prompt.
+    images, videos: how many are finished, by this process or an earlier one, and videos that could
+    not be read to their ends. found: of each prompt.
     failed: a sentence for each picture that could not be done.
     asked: how many images this process has done, in how many seconds.
     """
 
     images: int
+    videos: int
     found: tuple[Found, ...]
     failed: tuple[str, ...]
     asked: int
@@ -355,6 +402,10 @@ class Summary:
     def images_per_second(self) -> float | None:
         """How quick this process was, None where it had nothing to do."""
         return round(self.asked / self.seconds, 3) if self.asked and self.seconds else None
+
+    def not_here(self, found: Found) -> int:
+        """In how many images and videos a prompt is not."""
+        return self.images - found.images + self.videos - found.videos
 
 
 def without_own(paths: Iterable[Path]) -> list[Path]:
@@ -390,6 +441,15 @@ def slug(prompt: str) -> str:
 
 def _beside(output: Path, ending: str) -> Path:
     return output.with_name(output.name + ending)
+
+
+def _annotated(output: Path) -> Path:
+    return _beside(output, ".boxes.mp4")
+
+
+def _with_videos(found: Found, videos: Sequence[Watched]) -> Found:
+    seconds = [shown for watched in videos if (shown := watched.shown(found.prompt))]
+    return replace(found, videos=len(seconds), seconds=round(sum(seconds, 0.0), 3))
 
 
 def _heatmaps(output: Path, prompts: Iterable[Any]) -> list[Path]:

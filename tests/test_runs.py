@@ -75,10 +75,12 @@ def test_the_summary_counts_what_is_on_the_disk(done: Any, tmp_path: Path) -> No
     job.summarize(tasks, ["cannot read x.png: it is damaged"], 2, 0.5)
     told = json.loads((tmp_path / "out" / "run.json").read_text())
     assert told["images"] == 3
+    no_videos = {"videos": 0, "seconds": 0}
+    assert told["videos"] == 0
     assert told["found"] == [
-        {"prompt": "a cat", "images": 2, "boxes": 2, "not_here": 1},
-        {"prompt": "a dog", "images": 1, "boxes": 1, "not_here": 2},
-        {"prompt": "a bus", "images": 0, "boxes": 0, "not_here": 3},
+        {"prompt": "a cat", "images": 2, "boxes": 2, "not_here": 1} | no_videos,
+        {"prompt": "a dog", "images": 1, "boxes": 1, "not_here": 2} | no_videos,
+        {"prompt": "a bus", "images": 0, "boxes": 0, "not_here": 3} | no_videos,
     ]
     assert told["failed"] == ["cannot read x.png: it is damaged"]
     assert told["speed"] == {"images": 2, "seconds": 0.5, "images_per_second": 4}

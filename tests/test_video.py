@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from localize import video
 from localize.cli import main
@@ -19,8 +21,6 @@ SIZE = (160, 120)
 
 def film(path: Path, shown: list[bool], rotation: int = 0) -> None:
     """A video of a frame each half second, with a cat in those that are to show it."""
-    from PIL import Image
-
     cat = next(concept for concept in concepts() if concept.name == "cat").glyphs[0]
     glyph = place(cat, 90, 0, mirror=False)
     with video.VideoWriter(path, 0.5) as writer:
@@ -74,6 +74,56 @@ def test_a_video_gives_an_annotated_one_lines_with_times_and_spans(
     assert json.loads((out / "clip.mp4.json").read_text())["frames"] == 3
 
 
+def test_videos_are_counted_and_named_beside_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    films, out = tmp_path / "films", tmp_path / "out"
+    films.mkdir()
+    film(films / "cat.mp4", [False, True, True])
+    film(films / "none.mp4", [False, False])
+    film(tmp_path / "one.mp4", [True])
+    (frame,) = video.frames(tmp_path / "one.mp4", 1)
+    Image.fromarray(frame.pixels).save(films / "photo.png")
+    command = ["detect", str(films), "-p", "a cat", "a bicycle", "--model", "emoji", "-o", str(out)]
+    assert main([*command, "--resume"]) == 0
+    *_, cat, absent, _, last = capsys.readouterr().out.splitlines()
+    assert cat == "a cat: 1 box in 1 image and 1.0 s of 1 video, not here in 1"
+    assert absent == "not here in any image or video: a bicycle"
+    assert last == f"The answers for 1 image and 2 videos are in {out}."
+    told = json.loads((out / "run.json").read_text())
+    assert (told["images"], told["videos"]) == (1, 2)
+    assert told["found"][0] == {
+        "prompt": "a cat", "images": 1, "boxes": 1, "videos": 1, "seconds": 1, "not_here": 1
+    }  # fmt: skip
+    for wanted, names in (("matching", ["cat.mp4", "photo.png"]), ("missing", ["none.mp4"])):
+        assert main([*command, "--resume", "--print", wanted]) == 0
+        assert capsys.readouterr().out.splitlines() == [str(films / name) for name in names]
+
+
+def test_the_report_shows_the_frames_with_the_surest_boxes_and_when_each_prompt_is_there(
+    tmp_path: Path,
+) -> None:
+    film(tmp_path / "cat.mp4", [False, True, True, False])
+    film(tmp_path / "none.mp4", [False, False])
+    out = tmp_path / "out"
+    words = ["-p", "a cat", "a bicycle", "--model", "emoji", "--report", "--quiet", "-o", str(out)]
+    assert main(["detect", str(tmp_path / "cat.mp4"), str(tmp_path / "none.mp4"), *words]) == 0
+    page = (out / "report.html").read_text("utf-8")
+    shown, empty = page.split("<article")[1:]
+    assert "a cat: 0.5 to 1.5 s" in shown
+    assert 'data-link="cat.mp4.boxes.mp4#t=' in shown
+    assert 'class="box"' in shown
+    assert re.search(r"<small>at (0\.5|1\.0) s</small>", shown)
+    assert 'class="spans"' not in empty
+    assert "<small>at 0.0 s</small>" in empty
+    assert "2 videos, 2 prompts" in page
+    assert "1.0 s of 1 video<" in page
+    (out / "report.html").unlink()
+    names = [str(tmp_path / name) for name in ("cat.mp4", "none.mp4")]
+    assert main(["detect", *names, *words, "--resume"]) == 0
+    assert (out / "report.html").read_text("utf-8") == page
+
+
 def test_a_video_cut_short_ends_in_a_sentence_with_what_was_read_intact(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,12 +138,17 @@ def test_a_video_cut_short_ends_in_a_sentence_with_what_was_read_intact(
         container.mux(stream.encode())
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     command = ["detect", str(cut), "-p", "a cat", "--model", "emoji", "-o", str(out), "--quiet"]
-    assert main([*command, "--every", "2"]) == 1
+    assert main([*command, "--every", "2", "--report"]) == 1
     (said,) = capsys.readouterr().err.splitlines()
     assert "cut.mkv" in said
     assert "cut short" in said
     facts = json.loads((out / "cut.mkv.json").read_text())
     assert 2 <= facts["frames"] <= 6
+    told = json.loads((out / "run.json").read_text())
+    assert (told["videos"], told["failed"]) == (1, [facts["problem"]])
+    assert (out / "report.html").read_text().count("<article") == 1
+    assert main([*command, "--every", "2", "--resume", "--print", "missing"]) == 1
+    assert capsys.readouterr().out == ""  # What is behind the cut, nobody knows.
     assert len((out / "cut.mkv.jsonl").read_text().splitlines()) == facts["frames"]
     assert len(list(video.frames(out / "cut.mkv.boxes.mp4", 2))) == facts["frames"]
 

@@ -36,6 +36,7 @@ from localize.cli.shared import (
 from localize.names import display_name, printable
 
 if TYPE_CHECKING:
+    from localize.export import Found
     from localize.images import ImageSource
     from localize.result import Localization
     from localize.runs import Run, Summary, Task
@@ -45,6 +46,8 @@ _REASONS = 20
 
 Locate: TypeAlias = "Callable[..., Iterator[Localization]]"
 """`Localizer.locate_many` of what is asked."""
+
+NO_ANSWER = "There is no answer: no image could be read, or there was none."
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Why an output cannot be written that will keep all others from being written too."""
@@ -168,18 +171,16 @@ def run(parsed: argparse.Namespace) -> int:
         failed = _detect_all(locate, job, stills, parsed)
         answered, seconds = len(stills) - len(failed), time.monotonic() - start
         failed |= _watch_all(locate, job, [t for t in left if is_video(t.path)], parsed)
+    done = None
     if tasks:
-        reasons = [*problems, *failed.values()]
-        done = job.summarize(tasks, reasons, answered, seconds)
+        done = job.summarize(tasks, [*problems, *failed.values()], answered, seconds)
         job.export(tasks, parsed.export)
         if parsed.report:
             job.write_report(tasks, done)
     if parsed.print != "answers":
         say_paths(job.matching(tasks, parsed.print == "matching"), parsed.null)
     elif not parsed.quiet:
-        if tasks and (done.images or done.failed):
-            say(_summary(done))
-        say(_ending(len(tasks) - len(failed), len(tasks) - len(left), parsed.output))
+        say(_told(done, len(tasks) - len(left), len(left), parsed.output) if done else NO_ANSWER)
     return SOME_FAILED if problems or failed else DONE
 
 
@@ -274,38 +275,65 @@ def _names_files(word: str) -> bool:
     return is_found(word)
 
 
-def _summary(done: Summary) -> str:
-    """What came of a run: what was found and what was not, what failed, and how quick it was."""
+def _told(done: Summary, earlier: int, left: int, folder: str) -> str:
+    """What came of a run: what was found and what was not, what failed, and how quick it was.
+
+    earlier: how many of the answers were there before it. left: how many were not.
+    """
+    if not (done.images or done.videos or done.failed):
+        return NO_ANSWER
     lines = [""]
     for each in done.found:
-        if each.boxes:
-            boxes = "1 box" if each.boxes == 1 else f"{each.boxes:,} boxes"
-            line = f"{printable(each.prompt)}: {boxes} in {_images(each.images)}"
-            if not_here := done.images - each.images:
+        if places := _places(each):
+            line = f"{printable(each.prompt)}: {places}"
+            if not_here := done.not_here(each):
                 line += f", not here in {not_here:,}"
             lines.append(line)
-    absent = [printable(each.prompt) for each in done.found if not each.boxes]
-    if absent and done.images:
-        lines.append(f"not here in any image: {', '.join(absent)}")
+    absent = [printable(each.prompt) for each in done.found if not _places(each)]
+    if absent and (done.images or done.videos):
+        kinds = [word for word, count in zip(_KINDS, _counts(done), strict=True) if count]
+        lines.append(f"not here in any {' or '.join(kinds)}: {', '.join(absent)}")
     if done.failed:
         lines += [f"{len(done.failed):,} failed:", *(f"  {why}" for why in done.failed[:_REASONS])]
         if more := len(done.failed[_REASONS:]):
             lines.append(f"  and {more:,} more, named in run.json")
     if (rate := done.images_per_second) is not None:
-        lines.append(f"{_images(done.asked)} in {done.seconds:,.1f} s, {rate:.2f} a second")
-    return "\n".join(lines)
+        lines.append(
+            f"{_counted(done.asked, 'image')} in {done.seconds:,.1f} s, {rate:.2f} a second"
+        )
+    return "\n".join([*lines, _ending(done, earlier, left, folder)])
 
 
-def _ending(finished: int, earlier: int, folder: str) -> str:
-    """The last line of a run. earlier: how many of the finished images earlier runs have done."""
+def _places(found: Found) -> str:
+    """Where a prompt is, nothing if nowhere."""
+    places = []
+    if found.boxes:
+        boxes = "1 box" if found.boxes == 1 else f"{found.boxes:,} boxes"
+        places.append(f"{boxes} in {_counted(found.images, 'image')}")
+    if found.videos:
+        places.append(f"{found.seconds:,.1f} s of {_counted(found.videos, 'video')}")
+    return " and ".join(places)
+
+
+def _ending(done: Summary, earlier: int, left: int, folder: str) -> str:
+    """The last line of a run."""
     where = display_name(folder)
-    if not finished:
-        return "There is no answer: no image could be read, or there was none."
-    if finished == earlier:
-        return f"Nothing was left to do: the answers for {_images(finished)} are in {where}."
+    counts = zip(_counts(done), _KINDS, strict=True)
+    answers = " and ".join(_counted(count, kind) for count, kind in counts if count)
+    if not answers:
+        return NO_ANSWER
+    if not left:
+        return f"Nothing was left to do: the answers for {answers} are in {where}."
     note = f", {earlier} of them from earlier runs" if earlier else ""
-    return f"The answers for {_images(finished)} are in {where}{note}."
+    return f"The answers for {answers} are in {where}{note}."
 
 
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count:,} images"
+_KINDS = ("image", "video")
+
+
+def _counts(done: Summary) -> tuple[int, int]:
+    return done.images, done.videos
+
+
+def _counted(count: int, kind: str) -> str:
+    return f"1 {kind}" if count == 1 else f"{count:,} {kind}s"

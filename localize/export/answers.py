@@ -97,11 +97,16 @@ def kept(answers: Iterable[Answer]) -> Iterator[KeptAnswers]:
 
 @dataclass(frozen=True)
 class Found:
-    """What many answers say of one prompt. images: those with boxes of it."""
+    """What many answers say of one prompt.
+
+    images: those with boxes of it. videos: those that show it, for `seconds` in all.
+    """
 
     prompt: str
     images: int
     boxes: int
+    videos: int = 0
+    seconds: float = 0.0
 
 
 def totals(answers: Iterable[Answer], prompts: Sequence[str]) -> tuple[int, list[Found]]:

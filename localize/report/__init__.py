@@ -10,6 +10,7 @@ import hashlib
 import os
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files as package_files
 from io import BytesIO
 from itertools import chain
@@ -64,17 +65,41 @@ def sketch(result: Localization) -> Sketch:
     return {"thumbnail": _base64(thumbnail), "maps": {k: _base64(v) for k, v in maps.items()}}
 
 
+@dataclass(frozen=True)
+class Moment:
+    """Where in a video a frame is.
+
+    time: of the frame, in seconds. seconds: of the video's last one.
+    spans: for each prompt from when to when it is there.
+    """
+
+    time: float
+    seconds: float
+    spans: Mapping[str, Sequence[tuple[float, float]]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the page shows of one picture, or of one frame of a video, whose path its answer has."""
+
+    answer: Answer
+    sketch: Mapping[str, Any]
+    moment: Moment | None = None
+
+
 def page(
-    cards: Iterable[tuple[Answer, Mapping[str, Any]]],
+    cards: Iterable[Card],
     *,
     folder: str | os.PathLike[str],
     found: Sequence[Found],
     images: int,
+    videos: int = 0,
     failed: Sequence[str],
 ) -> Iterator[bytes]:
     """The page, piece by piece, so that it never has to be in memory as a whole.
 
-    cards: the pictures, `images` in number, in their order, each with its `sketch`.
+    cards: the pictures, `images` in number, and frames of `videos`, in their order, each with its
+        `sketch`.
     folder: where the page will lie, from which it links to the pictures.
     found: of each prompt, in their order. failed: a sentence for each that could not be done.
     """
@@ -96,12 +121,13 @@ def page(
     numbers = {each.prompt: number for number, each in enumerate(found)}
     pieces = environment.get_template("page.html").stream(
         cards=(
-            _card(*each, numbers, os.fspath(folder))
+            _card(each, numbers, os.fspath(folder))
             for each in chain([first] if first else [], waiting)
         ),
-        model=first[0].model if first else "",
+        model=first.answer.model if first else "",
         prompts=[(each, "rgb({}, {}, {})".format(*colour_of(n))) for n, each in enumerate(found)],
         images=images,
+        videos=videos,
         failed=failed,
         script=script,
         script_digest=digest,
@@ -111,10 +137,9 @@ def page(
     return (piece.encode() for piece in pieces)
 
 
-def _card(
-    answer: Answer, sketch: Mapping[str, Any], numbers: Mapping[str, int], folder: str
-) -> dict[str, Any]:
+def _card(card: Card, numbers: Mapping[str, int], folder: str) -> dict[str, Any]:
     """What the template shows of one picture. Prompts go by their numbers."""
+    answer, sketch, moment = card.answer, card.sketch, card.moment
     width, height = answer.width, answer.height
     boxes: list[dict[str, Any]] = [
         {
@@ -133,7 +158,9 @@ def _card(
         best.setdefault(box["prompt"], box["score"])
     return {
         "name": answer.name,
-        "link": _link(answer.path, folder),
+        "link": _link(answer.path, folder) + (f"#t={moment.time}" if moment else ""),
+        "time": moment.time if moment else None,
+        "spans": _spans(moment, numbers) if moment else [],
         "width": width,
         "height": height,
         "thumbnail": sketch["thumbnail"],
@@ -142,6 +169,22 @@ def _card(
         "boxes": boxes,
         "best": best,
     }
+
+
+def _spans(moment: Moment, numbers: Mapping[str, int]) -> list[dict[str, Any]]:
+    """When each prompt is there: in words, and as parts of the video's length in percent."""
+    ends = [end for found in moment.spans.values() for _, end in found]
+    length = max(moment.seconds, *ends, 1e-3) if ends else 1.0
+    return [
+        {
+            "prompt": numbers[prompt],
+            "words": ", ".join(f"{start:.1f} to {end:.1f} s" for start, end in found),
+            "parts": [(100 * start / length, 100 * (end - start) / length) for start, end in found],
+            "now": 100 * moment.time / length,
+        }
+        for prompt, found in moment.spans.items()
+        if found
+    ]
 
 
 def _link(path: str | None, folder: str) -> str:

@@ -20,6 +20,8 @@ const cards = [...document.querySelectorAll(".card")].map((element, order) => ({
   none: element.querySelector(".none"),
   shown: [],
 }));
+// Frames of videos are pictures too.
+const kind = cards.every((card) => card.element.dataset.time) && cards.length ? "frame" : "picture";
 const cardOf = new Map(cards.map((card) => [card.element, card]));
 const state = { prompt: null, open: null, hovered: null };
 let visible = cards;
@@ -64,7 +66,7 @@ function update() {
   visible.sort((a, b) => orders[get("sort").value](a, b) || a.order - b.order);
   get("threshold-value").textContent = percent(least);
   get("shown").textContent =
-    `${visible.length} of ${cards.length} picture${cards.length === 1 ? "" : "s"}, ` +
+    `${visible.length} of ${cards.length} ${kind}${cards.length === 1 ? "" : "s"}, ` +
     `${boxes} box${boxes === 1 ? "" : "es"}`;
   get("empty").hidden = visible.length > 0;
   if (get("maps").checked) for (const card of cards) heat(card);
@@ -130,9 +132,10 @@ function ink(colour) {
 
 function open(card) {
   state.open = card;
-  const { name, link, width, height } = card.element.dataset;
+  const { name, link, width, height, time } = card.element.dataset;
   get("viewer-name").textContent = name;
-  get("viewer-size").textContent = `${width} × ${height} pixels`;
+  get("viewer-size").textContent = `${width} × ${height} pixels` + (time ? `, at ${time} s` : "");
+  get("viewer-link").textContent = time ? "Open the video with its boxes" : "Open the picture itself";
   get("viewer-link").hidden = !link;
   if (link) get("viewer-link").href = link;
   const picture = card.picture.cloneNode(true);
@@ -145,10 +148,10 @@ function open(card) {
     box.style.setProperty("--on", ink(prompts[box.dataset.prompt].colour));
     box.append(label);
   }
-  // The thumbnail stays where the picture itself is not there, or is none that browsers show.
+  // The thumbnail stays where there is a video, or the picture itself is not there or none that browsers show.
   const full = make("img", null, { className: "photo", alt: "" });
   full.addEventListener("load", () => picture.querySelector(".photo").replaceWith(full));
-  if (link) full.src = link;
+  if (link && !time) full.src = link;
   get("viewer-picture").replaceWith(picture);
   get("viewer-facts").replaceChildren(...facts(card));
   if (!viewer.open) viewer.showModal();
