@@ -64,6 +64,7 @@ CALIBRATION_PICTURES, CALIBRATION_CROPS = 32, 96
 """Pictures that int8 is calibrated on, and crops of them, a third of which only judge it."""
 
 OnError: TypeAlias = Callable[[ImageSource, ImageError | TypeError], None]
+Progress: TypeAlias = Callable[[int, int], None]
 Array: TypeAlias = npt.NDArray[np.float32]
 
 
@@ -114,9 +115,14 @@ class _Pending:
 
     def __init__(self, source: ImageSource, picture: Picture, grids: tuple[Grid, ...]):
         self.source, self.picture, self.grids = source, picture, grids
-        self.missing = sum(map(len, grids))
+        self.total = self.missing = sum(map(len, grids))
         self._embeddings: torch.Tensor | None = None
         self._tokens: torch.Tensor | None = None
+
+    @property
+    def done(self) -> int:
+        """How many windows have been encoded."""
+        return self.total - self.missing
 
     def take(self, embeddings: torch.Tensor, tokens: torch.Tensor | None) -> int:
         """Keep of a batch the rows that are this picture's, the first ones; returns how many."""
@@ -129,10 +135,9 @@ class _Pending:
 
     def _kept(self, kept: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
         """All rows in one place from the first on: for many windows a copy would be gigabytes."""
-        total = sum(map(len, self.grids))
         if kept is None:
-            kept = rows.new_empty(total, *rows.shape[1:])
-        start = total - self.missing
+            kept = rows.new_empty(self.total, *rows.shape[1:])
+        start = self.done
         kept[start : start + len(rows)] = rows
         return kept
 
@@ -231,12 +236,13 @@ class Localizer:
         """Where the encoder takes its crops."""
         return getattr(self.encoder, "device", torch.device("cpu"))
 
-    def encode(self, image: ImageSource) -> Encoded:
+    def encode(self, image: ImageSource, progress: Progress | None = None) -> Encoded:
         """Put every window of a picture through the image encoder. Depends on no prompt.
 
         image: a path, bytes, a PIL image or an array; see `images.read_image`.
+        progress: called with how many windows are encoded and of how many, after each batch.
         """
-        return next(self.encode_many([image]))
+        return next(self._encode_many([image], None, progress))
 
     def encode_many(
         self, images: Iterable[ImageSource], on_error: OnError | None = None
@@ -254,7 +260,10 @@ class Localizer:
         return self._encode_many(images, on_error)
 
     def _encode_many(
-        self, images: Iterable[ImageSource], on_error: OnError | None
+        self,
+        images: Iterable[ImageSource],
+        on_error: OnError | None,
+        progress: Progress | None = None,
     ) -> Iterator[Encoded]:
         waiting: deque[_Pending] = deque()
         stopped: list[Exception] = []
@@ -270,6 +279,8 @@ class Localizer:
             while start < len(embeddings):
                 rest = None if tokens is None else tokens[start:]
                 start += waiting[0].take(embeddings[start:], rest)
+                if progress is not None:
+                    progress(waiting[0].done, waiting[0].total)
                 if not waiting[0].missing:
                     yield waiting.popleft().encoded()
         if stopped:

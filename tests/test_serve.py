@@ -51,9 +51,9 @@ class Counting(Localizer):
 
     encodes = 0
 
-    def encode(self, image: Any) -> Any:
+    def encode(self, image: Any, progress: Any = None) -> Any:
         self.encodes += 1
-        return super().encode(image)
+        return super().encode(image, progress)
 
 
 @pytest.fixture(scope="module")

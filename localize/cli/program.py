@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from localize import __version__
-from localize.cli import bench, demo, detect, evaluate, index, models, search, serve
+from localize.cli import app, bench, demo, detect, evaluate, index, models, search, serve
 from localize.cli.shared import INTERRUPTED, SOME_FAILED, TERMINATED, USAGE, complain
 
 
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add(commands)
     models.add(commands)
     serve.add(commands)
+    app.add(commands)
     return parser
 
 

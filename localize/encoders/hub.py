@@ -117,6 +117,15 @@ def find_cached(name: str, *, unpickle: bool = False) -> tuple[Path, Layout] | N
         return _cached(*split_name(name), unpickle, whole=True)
 
 
+def cached_repositories() -> list[str]:
+    """The names of all models in the hub's cache, whole or not, of whatever kind."""
+    from huggingface_hub import constants
+
+    folders = Path(constants.HF_HUB_CACHE).expanduser().glob("models--*")
+    names = (folder.name.removeprefix("models--").replace("--", "/", 1) for folder in folders)
+    return sorted(name for name in names if _HUB_ID.fullmatch(name))
+
+
 def find_folder(name: str | os.PathLike[str]) -> Path | None:
     """The local folder that a model's name means, None for a hub id.
 

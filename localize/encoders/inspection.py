@@ -5,13 +5,16 @@ Knows where files come from and which library reads them; must not know windows 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from localize.encoders.checkpoint import load_checkpoint
+from localize.encoders.errors import CheckpointError
 from localize.encoders.folders import check_weights
 from localize.encoders.hub import (
     Files,
+    cached_repositories,
     check_weights_found,
     download,
     find_cached,
@@ -62,6 +65,17 @@ def inspect_model(name: str, *, unpickle: bool = False) -> Inspection:
     files = Files(name, folder, layout)
     check_weights(files)
     return Inspection(layout, origin, _sizes(folder, layout), *_describe(files))
+
+
+def installed_models(*, unpickle: bool = False) -> list[str]:
+    """The hub models in the cache that would load, by name; asks nobody."""
+    found = []
+    for name in cached_repositories():
+        with suppress(CheckpointError):
+            if find_cached(name, unpickle=unpickle) is not None:
+                inspect_model(name, unpickle=unpickle)
+                found.append(name)
+    return found
 
 
 def _describe(files: Files) -> tuple[int, bool]:

@@ -58,7 +58,7 @@ def overlay(
     facts = []
     if presence is not None:
         mark = canvas.mark(HERE, _filled(len(scores), presence))
-        words = lettering.line(_in_words(len(scores), presence), size, INK, max_width=width)
+        words = lettering.line(in_words(len(scores), presence), size, INK, max_width=width)
         facts.append(legend.row([mark, words], size // 2))
     if relevance is not None:
         ends = [lettering.line(word, size, PALE) for word in (_NOT_HERE, "here")]
@@ -109,7 +109,7 @@ def boxes_overlay(
     size, width = canvas.size, canvas.image.width - 2 * canvas.size
     entries, absent = [], []
     for name in found_first[:LEGEND_ENTRIES]:
-        says = _in_words(counts[name], sure.get(name))
+        says = in_words(counts[name], sure.get(name))
         if says == _NOT_HERE:
             absent.append(name)
         else:
@@ -140,7 +140,7 @@ def _filled(count: int, presence: float) -> float:
     return 0.5 if count else 0
 
 
-def _in_words(count: int, presence: float | None) -> str:
+def in_words(count: int, presence: float | None) -> str:
     """Whether a prompt with this many boxes is there, for a stranger.
 
     presence: the chance that it is, or None where it is not known.

@@ -39,6 +39,13 @@ def make_app(
     async def page() -> HTMLResponse:
         return plain.page(app.openapi(), desk.localizer.model)
 
+    explain_errors(app)
+    return gate
+
+
+def explain_errors(app: FastAPI) -> None:
+    """Have whatever goes wrong in an application answered with one sentence."""
+
     @app.exception_handler(RefusalError)
     async def refused(request: Request, error: RefusalError) -> JSONResponse:
         return JSONResponse(as_body(request.url.path, str(error)), error.status)
@@ -66,5 +73,3 @@ def make_app(
         sentence = known.get(error.status_code, str(error.detail))
         body = as_body(request.url.path, sentence)
         return JSONResponse(body, error.status_code, error.headers)
-
-    return gate
