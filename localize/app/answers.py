@@ -95,10 +95,11 @@ def _exported(result: Localization, kind: str, upload: Upload) -> Iterator[tuple
     for name, content in FORMATS[kind]([answer], result.prompts, ""):
         if isinstance(content, Link):
             yield name, upload.data
-        elif name == "yolo/data.yaml":  # Without a path trainers take the folder that it lies in.
-            yield name, content.partition(b"\n")[2]
-        else:
-            yield name, content
+            continue
+        whole = content if isinstance(content, bytes) else b"".join(content)
+        if name == "yolo/data.yaml":  # Without a path trainers take the folder that it lies in.
+            whole = whole.partition(b"\n")[2]
+        yield name, whole
 
 
 def _zipped(files: Mapping[str, bytes]) -> bytes:
