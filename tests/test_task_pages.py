@@ -24,6 +24,11 @@ def commands(page: Path) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
+def kept_files(page: Path) -> list[tuple[str, str]]:
+    """Names and contents of the files that a page shows, each with its name in its first line."""
+    return re.findall(r"```yaml\n# (\S+)\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages' commands are run on."""
@@ -33,6 +38,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scenes = {"garden": demo_scene(), "street": make_scene(2034), "yard": make_scene(2028)}
     for name, scene in scenes.items():
         Image.fromarray(scene.image).save(folder / "photos" / f"{name}.jpg", quality=92)
+    for seed, thing, name in ((2029, "butterfly", "crop"), (2028, "broccoli", "broccoli")):
+        scene = make_scene(seed)
+        box = next(box for each, box in scene.objects if each == thing)
+        Image.fromarray(scene.image).crop(box).save(folder / f"{name}.jpg")
     Image.fromarray(scenes["garden"].image[:64, :64]).save(folder / "scans" / "scan.png")
     _save_known(folder / "known", scenes["garden"])
     tiny_checkpoint(folder / "medical-clip", "clip")
@@ -85,6 +94,8 @@ def test_the_commands_of_a_page_run(
         _save_clip(tmp_path / "clip.mp4")
     if "localize index" in page.read_text(encoding="utf-8"):
         pytest.importorskip("lancedb", reason="needs the extra index")
+    for name, content in kept_files(page):
+        (tmp_path / name).write_text(content, encoding="utf-8")
     lines = commands(page)
     assert lines
     for line in lines:
