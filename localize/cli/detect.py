@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from localize.cli.asking import add_prompts, asked_of, check_asked
+from localize.cli.cluster import add_ray, loading, on_cluster, say_plan
 from localize.cli.shared import (
     DONE,
     FILE_ENDINGS,
@@ -36,8 +37,11 @@ from localize.cli.shared import (
 from localize.names import display_name, printable
 
 if TYPE_CHECKING:
+    from localize.cluster import Plan
     from localize.export import Found
     from localize.images import ImageSource
+    from localize.options import Options
+    from localize.prompts import Prompt
     from localize.result import Localization
     from localize.runs import Run, Summary, Task
 
@@ -109,6 +113,7 @@ def add(commands: Commands) -> None:
     detect.add_argument(
         "--null", action="store_true", help="end printed paths with a null, as xargs -0 reads"
     )
+    add_ray(detect)
     add_model(detect)
     add_options(detect)
     detect.set_defaults(run=run)
@@ -121,20 +126,39 @@ def run(parsed: argparse.Namespace) -> int:
     check_asked(parsed)
     parsed.images, parsed.prompts = _told_apart(parsed.images, parsed.prompts)
     check_folder(parsed.output)
-    from localize import files, images, video
-    from localize.encoders import checkpoint_identity
-    from localize.prompts import as_prompt
-    from localize.runs import Run, is_video, without_own
+    with on_cluster(parsed) as plan:
+        if parsed.ray_plan and plan is not None:
+            say_plan(plan)
+            return DONE
+        return _detect(parsed, options, plan)
 
-    asked = asked_of(parsed)
+
+def _inputs(parsed: argparse.Namespace) -> tuple[list[Path], list[str]]:
+    """The pictures and videos that are named, and what is wrong with the rest."""
+    from localize import files, images, video
+    from localize.runs import is_video, without_own
+
     paths, problems = files.find_images(parsed.images, images.SUFFIXES | video.SUFFIXES)
     for problem in problems:
         complain(problem)
-    paths, own = without_own(paths), len(paths)
-    own -= len(paths)
-    pictures = [path for path in paths if not is_video(path)]
-    if own and not parsed.quiet:
+    kept = without_own(paths)
+    if (own := len(paths) - len(kept)) and not parsed.quiet:
         complain(f"{own} overlays of earlier runs are left out")
+    if parsed.ray is not None and (videos := [path for path in kept if is_video(path)]):
+        raise ValueError(
+            f"--ray takes pictures, and {display_name(videos[0])} is a video; run it without --ray"
+        )
+    return kept, problems
+
+
+def _detect(parsed: argparse.Namespace, options: Options, plan: Plan | None) -> int:
+    from localize.encoders import checkpoint_identity
+    from localize.prompts import as_prompt
+    from localize.runs import Run, is_video
+
+    asked = asked_of(parsed)
+    paths, problems = _inputs(parsed)
+    pictures = [path for path in paths if not is_video(path)]
     hide_downloads(parsed.quiet)
     settings = {
         "model": parsed.model,
@@ -163,7 +187,11 @@ def run(parsed: argparse.Namespace) -> int:
     answered, seconds = 0, 0.0
     if tasks:
         job.prepare(left)
-    if left:
+    if left and plan is not None:
+        start = time.monotonic()
+        failed = _detect_on_cluster(job, left, asked, options, plan, parsed)
+        answered, seconds = len(left) - len(failed), time.monotonic() - start
+    elif left:
         localizer = make_localizer(parsed, options, pictures)
         locate = partial(localizer.locate_many, prompts=asked)
         start = time.monotonic()
@@ -216,6 +244,34 @@ def _detect_all(
                 say(summary(result, display_name(task.path)))
             bar.update()
     return failed
+
+
+def _detect_on_cluster(
+    job: Run,
+    tasks: Sequence[Task],
+    asked: Sequence[Prompt],
+    options: Options,
+    plan: Plan,
+    parsed: argparse.Namespace,
+) -> dict[ImageSource, str]:
+    """`_detect_all` by the workers of a cluster; the failed ones in the order of the tasks."""
+    from localize import cluster
+
+    failed: dict[ImageSource, str] = {}
+    load = loading(parsed, options, [task.path for task in tasks])
+    with progress(None, len(tasks), parsed.quiet) as bar:
+        for done in cluster.detect(job, tasks, asked, load, options=options, plan=plan):
+            name = display_name(done.task.path)
+            if done.problem is not None:
+                failed[done.task.path] = done.problem
+                complain(done.problem)
+            elif not parsed.quiet:
+                for note in done.notes:
+                    complain(f"{name}: {note}")
+                if parsed.print == "answers":
+                    say(summary(done, name))
+            bar.update()
+    return {task.path: failed[task.path] for task in tasks if task.path in failed}
 
 
 def _watch_all(

@@ -19,6 +19,7 @@ from localize.names import display_name, printable
 from localize.options import Options
 
 if TYPE_CHECKING:
+    from localize.cluster import Outcome
     from localize.localizer import Localizer
     from localize.result import Localization
 
@@ -185,7 +186,7 @@ def _calibration_scenes() -> Iterator[Any]:
     return (make_scene(seed).image for seed in count(CALIBRATION_SEED))
 
 
-def summary(result: Localization, name: str) -> str:
+def summary(result: Localization | Outcome, name: str) -> str:
     lines = [name]
     for prompt, presence in zip(result.prompts, result.presence, strict=True):
         boxes = [box for box in result.boxes if box.label == prompt]

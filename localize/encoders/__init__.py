@@ -121,6 +121,15 @@ def checkpoint_identity(name: str | os.PathLike[str], *, unpickle: bool = False)
     return identity(_find_checkpoint(name, unpickle), "")
 
 
+def checkpoint_bytes(name: str | os.PathLike[str], *, unpickle: bool = False) -> int:
+    """The size of a model's weights on the disk; of a hub model they are fetched for it.
+
+    Raises CheckpointError where `load_encoder` would not find the files.
+    """
+    files = _find_checkpoint(name, unpickle)
+    return sum((files.folder / weights).stat().st_size for weights in files.layout.weights)
+
+
 def _find_checkpoint(name: str | os.PathLike[str], unpickle: bool) -> Files:
     if isinstance(name, str) and name.startswith(PREFIX):
         repository = tagged_repository(name)

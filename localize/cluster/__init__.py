@@ -1,0 +1,22 @@
+"""The same run and the same index on many machines, on Ray Data.
+
+Knows Ray's datasets and the parts that it hands pictures to; must not know anything twice.
+"""
+
+from __future__ import annotations
+
+from localize.cluster.jobs import Outcome, detect, encode, locate
+from localize.cluster.plan import Plan, make_plan
+from localize.cluster.start import ClusterError, connected, machines
+
+__all__ = [
+    "ClusterError",
+    "Outcome",
+    "Plan",
+    "connected",
+    "detect",
+    "encode",
+    "locate",
+    "machines",
+    "make_plan",
+]

@@ -1,0 +1,211 @@
+"""What is done on a cluster: datasets of pictures to datasets of answers, and a run's tasks.
+
+Knows the stages and in what order they stand; must not know what they do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from localize.cluster.ledger import start_ledger
+from localize.cluster.plan import Plan, make_plan
+from localize.cluster.reading import PROBLEM, Columns, read_picture, reading
+from localize.cluster.stages import TASK, Encoding, Load, Locating, Stage, by_model, task_as_json
+from localize.cluster.start import machines
+from localize.names import display_name
+from localize.options import Options
+from localize.result import Box
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+    from localize.images import Picture
+    from localize.prompts import Prompt
+    from localize.runs import Run, Task
+
+LEAST_IN_BLOCK, MOST_IN_BLOCK = 16, 64
+"""Pictures in a block of a run's dataset, and so in a task."""
+
+INIT_DEATHS = 3
+"""Workers that may die one after another while they load the model."""
+
+
+def locate(
+    dataset: Dataset,
+    prompts: Sequence[str | Prompt],
+    load: str | Load = "openai/clip-vit-base-patch16",
+    *,
+    options: Options = Options(),  # noqa: B008
+    plan: Plan | None = None,
+) -> Dataset:
+    """Say of every picture of a dataset where each prompt is.
+
+    dataset: a picture a row, in a column `image` (an array as `images.read_image` takes it),
+        `bytes` (of an image file) or `path` (a file that all machines see, or an address of one of
+        Arrow's file systems, as "s3://bucket/photo.jpg"). Other columns are passed on.
+    load: the name of a model, which each worker loads with the options, or what makes the localizer
+        in each worker (then `options` say only what is read).
+    plan: what to start; None for what suits the cluster, see `make_plan`.
+
+    Gives a dataset, computed as it is read, of a row a picture, in no particular order, without
+    `image` and `bytes` and with
+        width, height: int32, of the upright picture; file: binary, the name of its file;
+        notes: list of text, what is to be known of how it was read;
+        presence: list of float32, one a prompt;
+        boxes: list of {label, score, xmin, ymin, xmax, ymax}, best first, in pixels;
+        problem: text, why there is no answer (what stands above is then null), else null.
+    """
+    _prepare()
+    ledger, plan = start_ledger(), plan or make_plan(machines())
+    arguments = (ledger, _loading(load, options), tuple(prompts), None)
+    return _through(dataset, ledger, plan, options, Locating, arguments)
+
+
+def encode(
+    dataset: Dataset,
+    load: str | Load = "openai/clip-vit-base-patch16",
+    *,
+    options: Options = Options(),  # noqa: B008
+    plan: Plan | None = None,
+) -> Dataset:
+    """Encode the windows of every picture of a dataset; arguments and rows as of `locate`.
+
+    In place of `presence` and `boxes` rows have
+        windows: list of float32 [4], xyxy in pixels, the whole picture first;
+        embeddings: list of float16 [D], unit-norm, one a window.
+    """
+    _prepare()
+    ledger, plan = start_ledger(), plan or make_plan(machines())
+    return _through(dataset, ledger, plan, options, Encoding, (ledger, _loading(load, options)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one picture of a run.
+
+    problem: why it has no answers, or None. notes, presence and boxes: as of `Localization`.
+    """
+
+    task: Task
+    problem: str | None
+    notes: tuple[str, ...]
+    prompts: tuple[str, ...]
+    presence: tuple[float, ...]
+    boxes: tuple[Box, ...]
+
+
+def detect(
+    job: Run,
+    tasks: Sequence[Task],
+    prompts: Sequence[Prompt],
+    load: Load,
+    *,
+    options: Options,
+    plan: Plan,
+) -> Iterator[Outcome]:
+    """Do the tasks of a run on the cluster, whose workers write its files; what came of each.
+
+    In no particular order, each once. The run's folder must be one that all machines share.
+
+    Raises files.OutputError where nothing more can be written.
+    """
+    import pyarrow as pa
+    import ray.data
+
+    _prepare()
+    ledger = start_ledger()
+    folder = Path(os.path.abspath(job.folder))
+    moved = [replace(task, output=Path(os.path.abspath(task.output))) for task in tasks]
+    table = pa.table(
+        {
+            "path": pa.array(
+                [os.fsencode(os.path.abspath(task.path)) for task in tasks], pa.binary()
+            ),
+            "number": pa.array(range(len(tasks)), pa.int64()),
+            TASK: pa.array(map(task_as_json, moved), pa.string()),
+        }
+    )
+    dataset = ray.data.from_arrow(table, override_num_blocks=_blocks(len(tasks), plan))
+    arguments = (ledger, load, tuple(prompts), replace(job, folder=folder))
+    answered = _through(dataset, ledger, plan, options, Locating, arguments)
+    with _plain_errors():
+        for row in answered.drop_columns(["path", TASK]).iter_rows():
+            task = tasks[row["number"]]
+            whole, typed = os.path.abspath(task.path), display_name(task.path)
+            yield Outcome(
+                task,
+                row[PROBLEM] and row[PROBLEM].replace(display_name(whole), typed),
+                tuple(row["notes"] or ()),
+                job.prompts,
+                tuple(() if row["presence"] is None else row["presence"]),
+                tuple(map(_box, row["boxes"] or ())),
+            )
+
+
+def _through(
+    dataset: Dataset,
+    ledger: Any,
+    plan: Plan,
+    options: Options,
+    stage: type[Stage],
+    arguments: tuple[Any, ...],
+) -> Dataset:
+    import pyarrow as pa
+
+    read = partial(_only_read, max_pixels=options.max_pixels)
+    pictures = reading(dataset, ledger, read, pa.schema([]), plan.reader_cpus)
+    return by_model(pictures, stage, arguments, plan)
+
+
+def _only_read(source: Any, max_pixels: int) -> tuple[Columns, Picture]:
+    return {}, read_picture(source, max_pixels)
+
+
+def _loading(load: str | Load, options: Options) -> Load:
+    if not isinstance(load, str):
+        return load
+    return partial(_load, load, options)
+
+
+def _load(model: str, options: Options) -> Any:
+    from localize.localizer import Localizer
+
+    return Localizer.from_pretrained(model, options=options)
+
+
+def _blocks(rows: int, plan: Plan) -> int:
+    """Blocks of a dataset: some for each worker, so that none waits long for the last."""
+    wanted = rows // (8 * plan.workers)
+    return -(-rows // min(MOST_IN_BLOCK, max(LEAST_IN_BLOCK, wanted)))
+
+
+def _prepare() -> None:
+    """Set of Ray Data what has no place in a dataset."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_consecutive_actor_init_deaths = INIT_DEATHS
+
+
+def _box(plain: Columns) -> Box:
+    corners = (plain["xmin"], plain["ymin"], plain["xmax"], plain["ymax"])
+    return Box(plain["label"], plain["score"], corners)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What a worker raised, as it was raised there."""
+    from ray.exceptions import RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:
+        raise error.cause from None

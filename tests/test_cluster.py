@@ -1,0 +1,257 @@
+"""The same run on Ray: the same answers, whoever dies on the way."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from colours import COLOURS, ColourEncoder
+from PIL import Image
+
+pytest.importorskip("ray", reason="needs the extra 'ray'")
+
+from localize import Localizer, Options, cluster
+from localize.cluster.plan import Machine
+from localize.cluster.start import check_answers, check_installed
+from localize.prompts import as_prompt
+from localize.runs import Run, Task
+
+OPTIONS = Options(scales=(1.0, 0.5))
+NAMES = ("red", "green", "blue", "yellow")
+
+
+TESTS = Path(__file__).parent
+PLAN = cluster.Plan(2, 0.75, 0.0, 1 << 20, 3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_workers() -> Iterator[None]:
+    """Ray on this machine, which all tests of this file share; its workers find `colours` too."""
+    check_installed()
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(TESTS.parent), str(TESTS))))
+        ray.init(
+            "local",
+            num_cpus=2,
+            object_store_memory=100 << 20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    yield
+    ray.shutdown()
+
+
+def picture(path: Path, name: str, corner: int = 40) -> Path:
+    """A grey picture with a square of a colour in its upper left corner."""
+    image = Image.new("RGB", (120, 80), COLOURS["grey"])
+    image.paste(COLOURS[name], (0, 0, corner, corner))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of twenty pictures of a colour each, and a file that is none."""
+    for number in range(20):
+        picture(tmp_path / "photos" / f"{number:02}.png", NAMES[number % 4], 30 + number)
+    (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
+    return tmp_path / "photos"
+
+
+def load() -> Localizer:
+    return Localizer(ColourEncoder(), OPTIONS)
+
+
+class Deadly(ColourEncoder):
+    """Ends its process where a crop is all orange; once, where there is a file to remove."""
+
+    name = "ColourEncoder"
+
+    def __init__(self, once: Path | None = None):
+        self.once = once
+
+    def encode_crops(self, crops):
+        is_orange = ((crops - ORANGE).abs().amax((1, 2, 3)) < 0.02).any()
+        if is_orange and (self.once is None or self.once.exists()):
+            if self.once is not None:
+                self.once.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode_crops(crops)
+
+
+ORANGE = torch.tensor(COLOURS["orange"])[:, None, None] / 127.5 - 1
+
+
+def load_deadly(once: Path | None = None) -> Localizer:
+    return Localizer(Deadly(once), OPTIONS)
+
+
+def orange(path: Path) -> Path:
+    Image.new("RGB", (120, 80), COLOURS["orange"]).save(path)
+    return path
+
+
+def job_of(folder: Path, photos: Path) -> tuple[Run, list[Task]]:
+    job = Run(folder, ("red", "blue"), {"any": "settings"})
+    tasks = job.tasks(sorted(photos.iterdir()))
+    job.prepare(tasks)
+    return job, tasks
+
+
+def without_ray(folder: Path, photos: Path) -> dict[str, bytes]:
+    """The files of a run in this process."""
+    job, tasks = job_of(folder, photos)
+    localizer = Localizer(Deadly(Path("no such file")), OPTIONS)
+    results = localizer.locate_many([task.path for task in tasks], job.prompts, lambda *_: None)
+    for result in results:
+        job.write(next(task for task in tasks if task.path == result.source), result)
+    return files_in(folder)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def on_ray(job: Run, tasks: list[Task], loading=load_deadly) -> list[cluster.Outcome]:
+    prompts = [as_prompt(label) for label in job.prompts]
+    return list(cluster.detect(job, tasks, prompts, loading, options=OPTIONS, plan=PLAN))
+
+
+def dataset(folder: Path):
+    import ray.data
+
+    return ray.data.from_items([{"path": str(path)} for path in sorted(folder.iterdir())])
+
+
+def test_a_row_has_what_locate_gives_or_why_there_is_nothing(photos: Path) -> None:
+    rows = cluster.locate(dataset(photos), ["red", "blue"], load, plan=PLAN).take_all()
+    assert sorted(row["path"] for row in rows) == sorted(map(str, photos.iterdir()))
+    for row in rows:
+        if row["path"].endswith("bad.png"):
+            assert row["problem"].startswith(f"cannot read {photos}/bad.png: it is not a picture")
+            assert row["boxes"] is row["presence"] is row["width"] is None
+            continue
+        expected = load().locate(row["path"], ["red", "blue"])
+        assert row["problem"] is None
+        assert np.array_equal(row["presence"], expected.presence)
+        corners = ("xmin", "ymin", "xmax", "ymax")
+        assert [
+            (box["label"], box["score"], tuple(map(box.get, corners))) for box in row["boxes"]
+        ] == [(box.label, box.score, box.xyxy) for box in expected.boxes]
+
+
+def test_a_run_writes_the_files_of_a_run_without_ray(photos: Path, tmp_path: Path) -> None:
+    job, tasks = job_of(tmp_path / "ray", photos)
+    done = on_ray(job, tasks)
+    assert sorted(str(each.task.path) for each in done) == sorted(map(str, photos.iterdir()))
+    assert [each.task.path.name for each in done if each.problem] == ["bad.png"]
+    assert files_in(tmp_path / "ray") == without_ray(tmp_path / "plain", photos)
+
+
+def test_a_worker_that_is_killed_costs_a_second_try_and_nothing_else(
+    photos: Path, tmp_path: Path
+) -> None:
+    orange(photos / "10.png")
+    once = tmp_path / "once"
+    once.touch()
+    job, tasks = job_of(tmp_path / "ray", photos)
+    done = on_ray(job, tasks, partial(load_deadly, once))
+    assert not once.exists()
+    assert sorted(str(each.task.path) for each in done) == sorted(map(str, photos.iterdir()))
+    assert [each.task.path.name for each in done if each.problem] == ["bad.png"]
+    assert files_in(tmp_path / "ray") == without_ray(tmp_path / "plain", photos)
+
+
+def test_a_picture_that_kills_its_workers_is_set_aside_and_named(
+    photos: Path, tmp_path: Path
+) -> None:
+    poison = orange(photos / "10.png")
+    job, tasks = job_of(tmp_path / "ray", photos)
+    problems = {each.task.path: each.problem for each in on_ray(job, tasks)}
+    assert problems.pop(photos / "bad.png") is not None
+    assert problems.pop(poison) == f"cannot search {poison}: its process died 3 times"
+    assert list(problems.values()) == [None] * 19
+    expected = without_ray(tmp_path / "plain", photos)
+    for name in ("10.png.json", "10.png.boxes.png"):
+        del expected[name]
+    assert files_in(tmp_path / "ray") == expected
+
+
+def test_without_anybody_at_the_address_there_is_one_sentence_and_exit_code_2(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a process of its own: here Ray runs already."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        said = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "localize",
+                "detect",
+                str(photos),
+                "-p",
+                "red",
+                "--ray",
+                address,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert said.returncode == 2
+    assert said.stderr == f"localize: no Ray cluster answers at {address}: connection refused\n"
+
+
+@pytest.mark.parametrize("address", ["photos/", "ray://head:10001", "head", "head:99999"])
+def test_what_is_no_address_is_told_at_once(address: str) -> None:
+    with pytest.raises(cluster.ClusterError, match="--ray takes host:port"):
+        check_answers(address)
+
+
+def test_without_the_extra_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(
+        ImportError, match=r"needs the extra 'ray': pip install 'clip-localize\[ray"
+    ):
+        check_installed()
+
+
+def test_the_plan_of_a_machine_without_gpus_has_a_worker_a_core() -> None:
+    plan = cluster.make_plan([Machine(8, 0, 64e9), Machine(4, 0, 3e9)], model_bytes=0)
+    assert plan.workers == 8 + 2  # the second has the memory of two
+    assert plan.worker_gpus == 0
+    assert 8 * (plan.worker_cpus + plan.reader_cpus) == 8
+
+
+def test_the_plan_shares_gpus_among_as_many_workers_as_have_cores_and_memory() -> None:
+    machine = Machine(16, 4, 200e9)
+    assert cluster.make_plan([machine]).workers == 16
+    assert cluster.make_plan([machine]).worker_gpus == 0.25
+    small = replace(machine, gpu_memory=int(8e9))
+    assert cluster.make_plan([small], model_bytes=int(6e8)).worker_gpus == 1
+    assert cluster.make_plan([machine], workers=3).workers == 3
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "reason"),
+    [([], None, "no machine"), ([Machine(2, 0, 8e9)], 0, "at least 1")],
+)
+def test_a_plan_that_cannot_be_is_refused(
+    machines: list[Machine], workers: int | None, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        cluster.make_plan(machines, workers=workers)
