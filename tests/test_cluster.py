@@ -1,6 +1,7 @@
 """The same run on Ray: the same answers, whoever dies on the way."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ pytest.importorskip("ray", reason="needs the extra 'ray'")
 from localize import Localizer, Options, cluster
 from localize.cluster.plan import Machine
 from localize.cluster.start import check_answers, check_installed
+from localize.index import Progress, Store, settings_of, update
 from localize.prompts import as_prompt
 from localize.runs import Run, Task
 
@@ -29,7 +31,7 @@ NAMES = ("red", "green", "blue", "yellow")
 
 
 TESTS = Path(__file__).parent
-PLAN = cluster.Plan(2, 0.75, 0.0, 1 << 20, 3)
+ONE, TWO = (cluster.Plan(workers, 0.75, 0.0, 1 << 20, 3) for workers in (1, 2))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -124,19 +126,20 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def on_ray(job: Run, tasks: list[Task], loading=load_deadly) -> list[cluster.Outcome]:
+def on_ray(job: Run, tasks: list[Task], plan=ONE, loading=load_deadly) -> list[cluster.Outcome]:
     prompts = [as_prompt(label) for label in job.prompts]
-    return list(cluster.detect(job, tasks, prompts, loading, options=OPTIONS, plan=PLAN))
+    return list(cluster.detect(job, tasks, prompts, loading, options=OPTIONS, plan=plan))
 
 
 def dataset(folder: Path):
     import ray.data
 
-    return ray.data.from_items([{"path": str(path)} for path in sorted(folder.iterdir())])
+    rows = [{"path": str(path)} for path in sorted(folder.iterdir())]
+    return ray.data.from_items(rows, override_num_blocks=2)
 
 
 def test_a_row_has_what_locate_gives_or_why_there_is_nothing(photos: Path) -> None:
-    rows = cluster.locate(dataset(photos), ["red", "blue"], load, plan=PLAN).take_all()
+    rows = cluster.locate(dataset(photos), ["red", "blue"], load, plan=ONE).take_all()
     assert sorted(row["path"] for row in rows) == sorted(map(str, photos.iterdir()))
     for row in rows:
         if row["path"].endswith("bad.png"):
@@ -152,22 +155,14 @@ def test_a_row_has_what_locate_gives_or_why_there_is_nothing(photos: Path) -> No
         ] == [(box.label, box.score, box.xyxy) for box in expected.boxes]
 
 
-def test_a_run_writes_the_files_of_a_run_without_ray(photos: Path, tmp_path: Path) -> None:
-    job, tasks = job_of(tmp_path / "ray", photos)
-    done = on_ray(job, tasks)
-    assert sorted(str(each.task.path) for each in done) == sorted(map(str, photos.iterdir()))
-    assert [each.task.path.name for each in done if each.problem] == ["bad.png"]
-    assert files_in(tmp_path / "ray") == without_ray(tmp_path / "plain", photos)
-
-
-def test_a_worker_that_is_killed_costs_a_second_try_and_nothing_else(
+def test_files_are_those_without_ray_even_where_a_worker_is_killed(
     photos: Path, tmp_path: Path
 ) -> None:
     orange(photos / "10.png")
     once = tmp_path / "once"
     once.touch()
     job, tasks = job_of(tmp_path / "ray", photos)
-    done = on_ray(job, tasks, partial(load_deadly, once))
+    done = on_ray(job, tasks, TWO, partial(load_deadly, once))
     assert not once.exists()
     assert sorted(str(each.task.path) for each in done) == sorted(map(str, photos.iterdir()))
     assert [each.task.path.name for each in done if each.problem] == ["bad.png"]
@@ -187,6 +182,40 @@ def test_a_picture_that_kills_its_workers_is_set_aside_and_named(
     for name in ("10.png.json", "10.png.boxes.png"):
         del expected[name]
     assert files_in(tmp_path / "ray") == expected
+
+
+def indexed(folder: Path, photos: Path, on_cluster: bool) -> tuple[Progress, list, list]:
+    """What a run did, and all that the store then holds, in an order of its own."""
+    store = Store.create(folder, settings_of(load()))
+    paths = sorted(photos.iterdir())
+    if on_cluster:
+        steps = cluster.update(store, paths, load, max_pixels=10**6, plan=ONE, folders=[photos])
+    else:
+        steps = update(store, paths, load(), folders=[photos])
+    *_, progress = steps
+    store = Store.open(folder)
+    rows = sorted(store.picture_rows(), key=lambda row: row["path"])
+    windows = store.windows_of(row["content"] for row in rows if row["content"])
+    windows = windows.sort_by([("content", "ascending"), ("number", "ascending")])
+    return progress, rows, windows.to_pylist()
+
+
+def test_an_index_made_on_ray_is_the_one_made_without(photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lancedb", reason="needs the extra 'index'")
+    store, folder = tmp_path / "ray", tmp_path / "here"
+    indexed(folder, photos, on_cluster=False)
+    shutil.copytree(folder, store)
+    picture(photos / "01.png", "blue", 10)
+    (photos / "02.png").rename(photos / "moved.png")
+    shutil.copy(photos / "03.png", photos / "copy of 03.png")
+    os.utime(photos / "bad.png")
+    (photos / "04.png").unlink()
+    for number in range(6):
+        picture(photos / f"new {number}.png", NAMES[number % 4], 60)
+    (photos / "new and bad.png").write_bytes(b"no picture either")
+    ray, here = (indexed(each, photos, each == store) for each in (store, folder))
+    assert ray == here
+    assert here[0].known > 2
 
 
 def test_without_anybody_at_the_address_there_is_one_sentence_and_exit_code_2(

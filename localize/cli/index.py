@@ -9,6 +9,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from localize.cli.cluster import add_ray, loading, on_cluster, say_plan
 from localize.cli.shared import (
     DONE,
     SOME_FAILED,
@@ -25,7 +26,9 @@ from localize.cli.shared import (
 from localize.names import display_name, printable
 
 if TYPE_CHECKING:
+    from localize.cluster import Plan
     from localize.index import Progress
+    from localize.options import Options
 
 
 def add(commands: Commands) -> None:
@@ -48,6 +51,7 @@ def add(commands: Commands) -> None:
         metavar="PATH",
         help="list groups of pictures in a store that show the same, and stop",
     )
+    add_ray(index)
     add_model(index)
     add_windows(index)
     index.set_defaults(run=run)
@@ -61,11 +65,15 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.store is None or not parsed.images:
         missing = "folder" if parsed.store else "store"
         raise ValueError(f"no {missing} is named; localize index FOLDER --store PATH")
-    return _update(parsed)
-
-
-def _update(parsed: argparse.Namespace) -> int:
     options = options_of(parsed)
+    with on_cluster(parsed) as plan:
+        if parsed.ray_plan and plan is not None:
+            say_plan(plan)
+            return DONE
+        return _update(parsed, options, plan)
+
+
+def _update(parsed: argparse.Namespace, options: Options, plan: Plan | None) -> int:
     from localize import files, images
     from localize.encoders import checkpoint_identity
     from localize.index import Store, settings_of, update
@@ -81,8 +89,23 @@ def _update(parsed: argparse.Namespace) -> int:
     store = Store.create(parsed.store, settings_of(localizer, checkpoint))
     folders = [name for name in parsed.images if os.path.isdir(name)]
     told = 0
+    if plan is None:
+        steps = update(store, pictures, localizer, folders=folders, prune=parsed.prune)
+    else:
+        from localize import cluster
+
+        del localizer  # The workers have their own.
+        steps = cluster.update(
+            store,
+            pictures,
+            loading(parsed, options, pictures),
+            max_pixels=options.max_pixels,
+            plan=plan,
+            folders=folders,
+            prune=parsed.prune,
+        )
     with progress(None, len(pictures), parsed.quiet) as bar:
-        for done in update(store, pictures, localizer, folders=folders, prune=parsed.prune):
+        for done in steps:
             for problem in done.problems[told:]:
                 complain(problem)
             told = len(done.problems)

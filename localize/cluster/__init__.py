@@ -8,6 +8,7 @@ from __future__ import annotations
 from localize.cluster.jobs import Outcome, detect, encode, locate
 from localize.cluster.plan import Plan, make_plan
 from localize.cluster.start import ClusterError, connected, machines
+from localize.cluster.store import update
 
 __all__ = [
     "ClusterError",
@@ -19,4 +20,5 @@ __all__ = [
     "locate",
     "machines",
     "make_plan",
+    "update",
 ]

@@ -15,17 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 from localize.cluster.ledger import start_ledger
 from localize.cluster.plan import Plan, make_plan
-from localize.cluster.reading import PROBLEM, Columns, read_picture, reading
-from localize.cluster.stages import TASK, Encoding, Load, Locating, Stage, by_model, task_as_json
+from localize.cluster.reading import PROBLEM, Columns, only_read, reading
+from localize.cluster.stages import (
+    TASK,
+    Encoding,
+    Load,
+    Locating,
+    Stage,
+    by_model,
+    task_as_json,
+)
 from localize.cluster.start import machines
 from localize.names import display_name
 from localize.options import Options
 from localize.result import Box
 
 if TYPE_CHECKING:
+    import pyarrow
     from ray.data import Dataset
 
-    from localize.images import Picture
     from localize.prompts import Prompt
     from localize.runs import Run, Task
 
@@ -61,9 +69,9 @@ def locate(
         boxes: list of {label, score, xmin, ymin, xmax, ymax}, best first, in pixels;
         problem: text, why there is no answer (what stands above is then null), else null.
     """
-    _prepare()
+    prepare()
     ledger, plan = start_ledger(), plan or make_plan(machines())
-    arguments = (ledger, _loading(load, options), tuple(prompts), None)
+    arguments = (ledger, loading(load, options), tuple(prompts), None)
     return _through(dataset, ledger, plan, options, Locating, arguments)
 
 
@@ -80,9 +88,9 @@ def encode(
         windows: list of float32 [4], xyxy in pixels, the whole picture first;
         embeddings: list of float16 [D], unit-norm, one a window.
     """
-    _prepare()
+    prepare()
     ledger, plan = start_ledger(), plan or make_plan(machines())
-    return _through(dataset, ledger, plan, options, Encoding, (ledger, _loading(load, options)))
+    return _through(dataset, ledger, plan, options, Encoding, (ledger, loading(load, options)))
 
 
 @dataclass(frozen=True)
@@ -116,9 +124,8 @@ def detect(
     Raises files.OutputError where nothing more can be written.
     """
     import pyarrow as pa
-    import ray.data
 
-    _prepare()
+    prepare()
     ledger = start_ledger()
     folder = Path(os.path.abspath(job.folder))
     moved = [replace(task, output=Path(os.path.abspath(task.output))) for task in tasks]
@@ -131,10 +138,10 @@ def detect(
             TASK: pa.array(map(task_as_json, moved), pa.string()),
         }
     )
-    dataset = ray.data.from_arrow(table, override_num_blocks=_blocks(len(tasks), plan))
+    dataset, plan = in_blocks(table, plan)
     arguments = (ledger, load, tuple(prompts), replace(job, folder=folder))
     answered = _through(dataset, ledger, plan, options, Locating, arguments)
-    with _plain_errors():
+    with plain_errors():
         for row in answered.drop_columns(["path", TASK]).iter_rows():
             task = tasks[row["number"]]
             whole, typed = os.path.abspath(task.path), display_name(task.path)
@@ -158,16 +165,12 @@ def _through(
 ) -> Dataset:
     import pyarrow as pa
 
-    read = partial(_only_read, max_pixels=options.max_pixels)
+    read = partial(only_read, max_pixels=options.max_pixels)
     pictures = reading(dataset, ledger, read, pa.schema([]), plan.reader_cpus)
     return by_model(pictures, stage, arguments, plan)
 
 
-def _only_read(source: Any, max_pixels: int) -> tuple[Columns, Picture]:
-    return {}, read_picture(source, max_pixels)
-
-
-def _loading(load: str | Load, options: Options) -> Load:
+def loading(load: str | Load, options: Options) -> Load:
     if not isinstance(load, str):
         return load
     return partial(_load, load, options)
@@ -179,13 +182,19 @@ def _load(model: str, options: Options) -> Any:
     return Localizer.from_pretrained(model, options=options)
 
 
-def _blocks(rows: int, plan: Plan) -> int:
-    """Blocks of a dataset: some for each worker, so that none waits long for the last."""
-    wanted = rows // (8 * plan.workers)
-    return -(-rows // min(MOST_IN_BLOCK, max(LEAST_IN_BLOCK, wanted)))
+def in_blocks(table: pyarrow.Table, plan: Plan) -> tuple[Dataset, Plan]:
+    """A dataset of several blocks for each worker, so that none waits long for the last; and the
+    plan without the workers for whom there is none."""
+    import ray.data
+
+    rows = len(table)
+    in_block = min(MOST_IN_BLOCK, max(LEAST_IN_BLOCK, rows // (8 * plan.workers)))
+    blocks = -(-rows // in_block)
+    dataset = ray.data.from_arrow(table, override_num_blocks=blocks)
+    return dataset, replace(plan, workers=min(plan.workers, blocks))
 
 
-def _prepare() -> None:
+def prepare() -> None:
     """Set of Ray Data what has no place in a dataset."""
     from ray.data import DataContext
 
@@ -201,7 +210,7 @@ def _box(plain: Columns) -> Box:
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
+def plain_errors() -> Iterator[None]:
     """What a worker raised, as it was raised there."""
     from ray.exceptions import RayTaskError
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 READ_TOGETHER = 16
-"""Pictures that one reading task takes from its block at once."""
+"""Pictures that a reading task says it has begun with."""
 
 SOURCES = ("image", "bytes", "path")
 """Columns that a picture is read from; of a row that has several, the first."""
@@ -30,7 +30,8 @@ KEY, PIXELS, PROBLEM = "key", "pixels", "problem"
 """Columns of a row on its way: what tells it from others, its pixels, why it has none."""
 
 Columns = Mapping[str, Any]
-Read = Callable[[Any], tuple[Columns, Picture]]
+Read = Callable[[Any], tuple[Columns, "Picture | None"]]
+"""Makes of a source columns, why there is no picture among them, and the picture."""
 
 
 def reading(
@@ -40,7 +41,7 @@ def reading(
 
     dataset: each row has one of `SOURCES`: `image` (an array, as `images.read_image` takes it),
         `bytes` (of an image file) or `path` (text or bytes; see `read_picture`).
-    read: makes of a source columns of `schema`, and the picture; raises ImageError or TypeError.
+    read: called with each source. schema: of the columns that it gives.
     cpus: that one task counts as.
 
     Gives rows without `image` and `bytes`, and with those columns, `KEY`, `PIXELS` (the bytes of
@@ -49,7 +50,7 @@ def reading(
     """
     return dataset.map_batches(
         _read,
-        batch_size=READ_TOGETHER,
+        batch_size=None,  # Blocks as they are: gathered ones would be fewer than workers.
         batch_format="pyarrow",
         fn_kwargs={"ledger": ledger, "read": read, "schema": read_schema(schema)},
         num_cpus=cpus,
@@ -77,18 +78,21 @@ def read_schema(more: pyarrow.Schema) -> pyarrow.Schema:
 def _read(
     table: pyarrow.Table, ledger: Any, read: Read, schema: pyarrow.Schema
 ) -> Iterator[pyarrow.Table]:
+    for start in range(0, len(table), READ_TOGETHER):
+        yield from _read_some(table.slice(start, READ_TOGETHER), ledger, read, schema)
+
+
+def _read_some(
+    table: pyarrow.Table, ledger: Any, read: Read, schema: pyarrow.Schema
+) -> Iterator[pyarrow.Table]:
     sources = _sources(table)
     keys = [_key(source) for source in sources]
     kept = table.drop_columns([name for name in ("image", "bytes") if name in table.column_names])
 
     def work(numbers: list[int]) -> Iterator[tuple[int, Columns]]:
         for number in numbers:
-            try:
-                columns, picture = read(sources[number])
-            except (ImageError, TypeError) as error:
-                yield number, {PROBLEM: str(error)}
-            else:
-                yield number, {**columns, **_columns(picture)}
+            columns, picture = read(sources[number])
+            yield number, columns if picture is None else {**columns, **_columns(picture)}
 
     def set_aside(number: int, deaths: int) -> Columns:
         source = sources[number]
@@ -158,6 +162,14 @@ def _key(source: Any) -> str:
         return source.encode("utf-8", "backslashreplace").decode()
     data = source if isinstance(source, bytes) else np.ascontiguousarray(source).tobytes()
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def only_read(source: Any, max_pixels: int) -> tuple[Columns, Picture | None]:
+    """A `Read` that gives nothing but the picture."""
+    try:
+        return {}, read_picture(source, max_pixels)
+    except (ImageError, TypeError) as error:
+        return {PROBLEM: str(error)}, None
 
 
 def read_picture(source: Any, max_pixels: int) -> Picture:

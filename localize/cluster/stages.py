@@ -17,6 +17,8 @@ import numpy as np
 from localize.cluster.ledger import tried
 from localize.cluster.reading import KEY, PIXELS, PROBLEM, Columns, picture_in, with_columns
 from localize.files import OutputError
+from localize.index.schema import window_rows, windows_schema
+from localize.index.updates import windows_of
 from localize.names import display_name
 from localize.runs import Task
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 Load = Callable[[], "Localizer"]
 """Makes the localizer, in each worker."""
+
+CONTENT, WINDOW = "content", ("scale", "box", "vector")
+"""Columns of a picture on its way into a store."""
 
 TASK = "task"
 """Column of a run's task as JSON, where the run's own files are written."""
@@ -166,6 +171,33 @@ class Locating(Stage):
                 for box in result.boxes
             ],
         }
+
+
+class Indexing(Stage):
+    """Gives `WINDOW`: what the windows' table of a store has of each content, as lists."""
+
+    def schema(self) -> pyarrow.Schema:
+        import pyarrow as pa
+
+        fields = windows_schema(self.localizer.bank.shape[1])
+        return pa.schema([pa.field(name, pa.list_(fields.field(name).type)) for name in WINDOW])
+
+    def results(self, pictures: Iterable[Picture], on_error: OnError) -> Iterator[Encoded]:
+        return self.localizer.encode_many(pictures, on_error)
+
+    def columns(self, result: Encoded, table: pyarrow.Table, row: int) -> Columns:
+        rows = windows_of(result, table[CONTENT][row].as_py(), self.localizer)
+        return {name: list(rows[name]) for name in WINDOW}
+
+
+def windows_in(table: pyarrow.Table, row: int, content: str) -> dict[str, Any]:
+    """The windows of a row that `Indexing` gave, as a store takes them."""
+    columns = {name: table[name][row].values for name in WINDOW}
+    vectors, boxes = (
+        columns[name].flatten().to_numpy().reshape(len(columns[name]), -1)
+        for name in ("vector", "box")
+    )
+    return window_rows(content, columns["scale"].to_numpy(), boxes, vectors)
 
 
 class Encoding(Stage):

@@ -15,7 +15,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class _File:
+class File:
     """A file to be indexed, as it was before it was read."""
 
     path: str
@@ -112,29 +112,37 @@ def update(
     where another run is writing.
     """
     with store.writing():
-        yield from _Run(store, localizer).over(map(Path, paths), list(map(Path, folders)), prune)
+        run = Updating(store)
+        encoding = run.encoded_here(map(Path, paths), localizer)
+        yield from run.over(encoding, list(map(Path, folders)), prune)
 
 
-class _Run:
-    """One run over files, with what it has not written yet."""
+class Updating:
+    """One run over files, with what it has not written yet.
 
-    def __init__(self, store: Store, localizer: Localizer):
-        self.store, self.localizer = store, localizer
+    Files are encoded here (`encoded_here`), or elsewhere: whoever does that asks for `changed` and
+    hands in what comes of each by `take` or `fail`.
+    """
+
+    def __init__(self, store: Store):
+        self.store = store
         self.progress = Progress()
         self.rows = {row["path"]: row for row in store.picture_rows()}
-        self.facts = {  # of the contents that are encoded
+        self.facts: dict[str, Mapping[str, Any]] = {  # of the contents that are encoded
             row["content"]: row for row in self.rows.values() if row["content"] and _is_good(row)
         }
-        self.waiting: dict[str, list[_File]] = {}  # by content, on their way through the encoder
+        self.waiting: dict[str, list[File]] = {}  # by content, on their way through the encoder
         self.new_windows: list[dict[str, Any]] = []
         self.new_rows: list[Mapping[str, Any]] = []
         self.written = time.monotonic()
 
-    def over(self, paths: Iterable[Path], folders: list[Path], prune: bool) -> Iterator[Progress]:
+    def over(
+        self, encoding: Iterable[object], folders: list[Path], prune: bool
+    ) -> Iterator[Progress]:
+        """The whole of a run. encoding: each step of it hands in what it did with some files."""
         self._drop_unfinished()
         try:
-            for encoded in self.localizer.encode_many(self._to_encode(paths), self._unreadable):
-                self._keep(encoded)
+            for _ in encoding:
                 self._write_some()
                 yield self.progress
         finally:  # What is encoded is kept, whatever ends the run.
@@ -142,6 +150,18 @@ class _Run:
         self._see_to_missing(folders, prune)
         self.store.tidy()
         yield self.progress
+
+    def encoded_here(self, paths: Iterable[Path], localizer: Localizer) -> Iterator[None]:
+        """Encode files in this process, in their order."""
+        for encoded in localizer.encode_many(self._to_encode(paths), self._unreadable):
+            first, *copies = self._waited_for(encoded.source)
+            height, width = encoded.picture.pixels.shape[:2]
+            facts = {"width": width, "height": height, **vars(origin_of(first.path))}
+            if self.take(first, facts, windows_of(encoded, first.content, localizer)):
+                for file in copies:
+                    self._put(file, facts)
+                self.progress.known += len(copies)
+            yield
 
     def _drop_unfinished(self) -> None:
         """Drop the windows that a killed run, or a change of files, has left to nobody."""
@@ -152,44 +172,77 @@ class _Run:
 
     def _to_encode(self, paths: Iterable[Path]) -> Iterator[str]:
         """The files whose content is new; deals with all others."""
-        for path in paths:
-            file = self._seen(os.path.abspath(path))
-            if file is None or self._is_unchanged(file):
-                continue
+        for seen in self.changed(paths):
             try:
-                file = _File(**{**vars(file), "content": content_of(file.path)})
+                file = replace(seen, content=content_of(seen.path))
             except OSError as error:
-                self._fail(file, f"cannot read {display_name(file.path)}: {os_reason(error)}")
+                self.fail(seen, f"cannot read {display_name(seen.path)}: {os_reason(error)}")
                 continue
-            before = self.rows.get(file.path)
-            if file.content in self.facts:
-                self._put(file, self.facts[file.content])
-                self.progress.known += 1
-            elif before and before["content"] == file.content and before["problem"]:
-                self._put(file, before)
-                self.progress.failed += 1
-            elif file.content in self.waiting:
+            if file.content in self.waiting:
                 self.waiting[file.content].append(file)
-            else:
+            elif not self.is_known(file):
                 self.waiting[file.content] = [file]
                 yield file.path
             self._write_some()
 
-    def _seen(self, path: str) -> _File | None:
+    def changed(self, paths: Iterable[Path]) -> Iterator[File]:
+        """The files that are not as they were; deals with all others."""
+        for path in paths:
+            file = self._seen(os.path.abspath(path))
+            if file is not None and not self._is_unchanged(file):
+                yield file
+
+    def is_known(self, file: File) -> bool:
+        """Whether what is in a file has been seen before; if so, takes it up as that."""
+        before = self.rows.get(file.path)
+        if file.content in self.facts:
+            self._put(file, self.facts[file.content])
+            self.progress.known += 1
+        elif before and before["content"] == file.content and before["problem"]:
+            self._put(file, before)
+            self.progress.failed += 1
+        else:
+            return False
+        return True
+
+    def take(self, file: File, facts: Mapping[str, Any], windows: dict[str, Any]) -> bool:
+        """Take up a file that has been through the encoder; False where it has changed since.
+
+        facts: its width, height, taken and camera. windows: rows of the windows' table.
+        """
+        now = self._seen(file.path)
+        if now is None or (now.bytes, now.modified_ns) != (file.bytes, file.modified_ns):
+            if now is not None:
+                self.fail(None, f"cannot read {display_name(file.path)}: it is being written")
+            return False
+        self.new_windows.append(windows)
+        self.facts[file.content] = facts
+        self._put(file, facts)
+        self.progress.encoded += 1
+        return True
+
+    def fail(self, file: File | None, problem: str) -> None:
+        """Count and remember a file that cannot be read; None: one that has no row."""
+        self.progress.failed += 1
+        self.progress.problems.append(problem)
+        if file is not None:
+            self.new_rows.append(file.row(problem=printable(problem)))
+
+    def _seen(self, path: str) -> File | None:
         try:
             path.encode()
         except UnicodeEncodeError:
-            self._fail(None, f"cannot index {display_name(path)}: its name is no text in UTF-8")
+            self.fail(None, f"cannot index {display_name(path)}: its name is no text in UTF-8")
             return None
         try:
             status = os.stat(path)
         except (OSError, ValueError) as error:
             why = os_reason(error) if isinstance(error, OSError) else str(error)
-            self._fail(None, f"cannot read {display_name(path)}: {why}")
+            self.fail(None, f"cannot read {display_name(path)}: {why}")
             return None
-        return _File(path, status.st_size, status.st_mtime_ns)
+        return File(path, status.st_size, status.st_mtime_ns)
 
-    def _is_unchanged(self, file: _File) -> bool:
+    def _is_unchanged(self, file: File) -> bool:
         row = self.rows.get(file.path)
         if not row or (row["bytes"], row["modified_ns"]) != (file.bytes, file.modified_ns):
             return False
@@ -205,39 +258,14 @@ class _Run:
 
     def _unreadable(self, source: ImageSource, error: ImageError | TypeError) -> None:
         for file in self._waited_for(source):
-            self._fail(file, str(error).replace(display_name(str(source)), display_name(file.path)))
+            self.fail(file, str(error).replace(display_name(str(source)), display_name(file.path)))
 
-    def _waited_for(self, source: ImageSource | None) -> list[_File]:
+    def _waited_for(self, source: ImageSource | None) -> list[File]:
         """The files of one content, the first of which was given to the encoder as this source."""
         found = next(key for key, files in self.waiting.items() if files[0].path == source)
         return self.waiting.pop(found)
 
-    def _fail(self, file: _File | None, problem: str) -> None:
-        """Count and remember a file that cannot be read; None: one that has no row."""
-        self.progress.failed += 1
-        self.progress.problems.append(problem)
-        if file is not None:
-            self.new_rows.append(file.row(problem=printable(problem)))
-
-    def _keep(self, encoded: Encoded) -> None:
-        """Take up the windows and rows of a picture that has been through the encoder."""
-        first, *copies = self._waited_for(encoded.source)
-        now = self._seen(first.path)
-        if now is None or (now.bytes, now.modified_ns) != (first.bytes, first.modified_ns):
-            if now is not None:
-                self._fail(None, f"cannot read {display_name(first.path)}: it is being written")
-            return
-        height, width = encoded.picture.pixels.shape[:2]
-        origin = _origin(first.path)
-        facts = {"width": width, "height": height, **vars(origin)}
-        self.new_windows.append(windows_of(encoded, first.content, self.localizer))
-        self.facts[first.content] = facts
-        for file in (first, *copies):
-            self._put(file, facts)
-        self.progress.encoded += 1
-        self.progress.known += len(copies)
-
-    def _put(self, file: _File, facts: Mapping[str, Any]) -> None:
+    def _put(self, file: File, facts: Mapping[str, Any]) -> None:
         kept = ("width", "height", "taken", "camera", "problem")
         self.new_rows.append(file.row(**{name: facts.get(name) for name in kept}))
 
@@ -302,7 +330,8 @@ def content_of(path: str) -> str:
     return digest.hexdigest()
 
 
-def _origin(path: str) -> Origin:
+def origin_of(path: str) -> Origin:
+    """`images.read_origin` of a picture that has been read."""
     try:
         return read_origin(path)
     except ImageError:  # It has been read a moment ago; whoever changed it will be told next time.
