@@ -350,6 +350,9 @@ def json_bytes(value: Any) -> bytes:
     return f"{text}\n".encode("utf-8", "backslashreplace")
 
 
+PNG_LEVEL = 3
+"""Of zlib. Overlays of photos take as much room as with its default, 6, in a fourth of the time."""
+
 SIGNATURE = "localize"
 """Stands in the PNG files that `write_image` writes, as the software that made them."""
 
@@ -384,6 +387,8 @@ def image_bytes(image: Image.Image, kind: str = "PNG") -> bytes:
     """An image file of a PIL image; a PNG is signed, so that `is_written_here` knows it."""
     data, signed = BytesIO(), PngImagePlugin.PngInfo()
     signed.add_text("Software", SIGNATURE)
-    options: dict[str, Any] = {"pnginfo": signed} if kind == "PNG" else {"quality": 90}
+    options: dict[str, Any] = {"quality": 90}
+    if kind == "PNG":
+        options = {"pnginfo": signed, "compress_level": PNG_LEVEL}
     image.save(data, kind, **options)
     return data.getvalue()

@@ -38,8 +38,8 @@ deviation."""
 LEAST_SPREAD = 1e-3
 """Standard deviation below which the cosines in a picture differ by little but rounding."""
 
-LOGITS_AT_ONCE = 1 << 24
-"""The most logits that `probabilities` makes before it sums them up: 64 MB a copy."""
+LOGITS_AT_ONCE = 1 << 20
+"""The most logits that `probabilities` makes before it sums them up: 4 MB, which caches hold."""
 
 FAINT = 0.09
 """Presence below which nothing can be told from a prompt's map but that it is not there."""
