@@ -9,10 +9,11 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -60,12 +61,16 @@ FEW_WINDOWS = 1000
 MAX_BYTES = 4 << 30
 """What the embeddings of one picture may take; more is a slip of the pen."""
 
+LOCATED_AHEAD = 1
+"""Encoded pictures that wait, in `locate_many`, besides the one that is located."""
+
 CALIBRATION_PICTURES, CALIBRATION_CROPS = 32, 96
 """Pictures that int8 is calibrated on, and crops of them, a third of which only judge it."""
 
 OnError: TypeAlias = Callable[[ImageSource, ImageError | TypeError], None]
 Progress: TypeAlias = Callable[[int, int], None]
 Array: TypeAlias = npt.NDArray[np.float32]
+Some = TypeVar("Some")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -329,10 +334,26 @@ class Localizer:
     ) -> Iterator[Localization]:
         """`locate` for many pictures, streamed in their order; `on_error` as in `encode_many`.
 
-        A result's `source` says which of the pictures it is of.
+        A result's `source` says which of the pictures it is of. A picture is located in a thread
+        while the next one is encoded.
         """
-        asked = _as_prompts(prompts)
-        return (self.locate(encoded, asked) for encoded in self.encode_many(images, on_error))
+        return self._locate_many(self.encode_many(images, on_error), _as_prompts(prompts))
+
+    def _locate_many(
+        self, pictures: Iterator[Encoded], asked: list[Prompt]
+    ) -> Iterator[Localization]:
+        self._contest(self._queries(asked))  # So that this thread alone calls the encoder.
+        waiting: deque[Future[Localization]] = deque()
+        stopped: list[Exception] = []
+        with ThreadPoolExecutor(1) as beside:
+            for encoded in _until_error(pictures, stopped):
+                waiting.append(beside.submit(self.locate, encoded, asked))
+                if len(waiting) > LOCATED_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        if stopped:
+            raise stopped[0]
 
     def classify(
         self, image: ImageSource | Encoded, prompts: str | Prompt | Sequence[str | Prompt]
@@ -584,7 +605,7 @@ class Localizer:
             ]
 
 
-def _until_error(pictures: Iterable[_Pending], stopped: list[Exception]) -> Iterator[_Pending]:
+def _until_error(pictures: Iterable[Some], stopped: list[Exception]) -> Iterator[Some]:
     """The pictures up to the first error, which goes into `stopped`: those before it are good."""
     try:
         yield from pictures

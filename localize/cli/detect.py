@@ -9,7 +9,9 @@ import argparse
 import errno
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -52,6 +54,9 @@ Locate: TypeAlias = "Callable[..., Iterator[Localization]]"
 """`Localizer.locate_many` of what is asked."""
 
 NO_ANSWER = "There is no answer: no image could be read, or there was none."
+
+WRITTEN_BESIDE = 1
+"""Images that are being written while the next one is localized."""
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Why an output cannot be written that will keep all others from being written too."""
@@ -215,17 +220,36 @@ def _detect(parsed: argparse.Namespace, options: Options, plan: Plan | None) -> 
 def _detect_all(
     locate: Locate, job: Run, tasks: Sequence[Task], parsed: argparse.Namespace
 ) -> dict[ImageSource, str]:
-    """Localize every image and write its outputs; returns why images have failed."""
+    """Localize every image and write its outputs; returns why images have failed.
+
+    An image is written in a thread while the next ones are localized.
+    """
     from localize import files
 
     failed: dict[ImageSource, str] = {}
     task_of = {task.path: task for task in tasks}
-    with progress(None, len(tasks), parsed.quiet) as bar:
+    waiting: deque[tuple[Task, Localization, Future[None]]] = deque()
+    with progress(None, len(tasks), parsed.quiet) as bar, ThreadPoolExecutor(1) as writer:
 
         def skip(path: ImageSource, error: Exception) -> None:
             failed[path] = str(error)
             complain(str(error))
             bar.update()
+
+        def settle(most: int) -> None:
+            """Wait until at most so many images are still to be written."""
+            while len(waiting) > most:
+                task, result, written = waiting.popleft()
+                try:
+                    written.result()
+                except files.OutputError as error:
+                    if getattr(error.__cause__, "errno", None) in NO_ROOM:
+                        raise
+                    skip(task.path, error)
+                    continue
+                if not parsed.quiet and parsed.print == "answers":
+                    say(summary(result, display_name(task.path)))
+                bar.update()
 
         results = locate([task.path for task in tasks], on_error=skip)
         for result in results:
@@ -233,16 +257,9 @@ def _detect_all(
             if not parsed.quiet:
                 for note in result.notes:
                     complain(f"{display_name(task.path)}: {note}")
-            try:
-                job.write(task, result)
-            except files.OutputError as error:
-                if getattr(error.__cause__, "errno", None) in NO_ROOM:
-                    raise
-                skip(task.path, error)
-                continue
-            if not parsed.quiet and parsed.print == "answers":
-                say(summary(result, display_name(task.path)))
-            bar.update()
+            waiting.append((task, result, writer.submit(job.write, task, result)))
+            settle(WRITTEN_BESIDE)
+        settle(0)
     return failed
 
 
