@@ -1,11 +1,13 @@
 """Is the right picture of a library found by its name, in the right place, and "none" said of none?
 
-    python benchmarks/library.py --scenes 500 --store /tmp/scenes
+    python benchmarks/library.py --scenes 500 --seed 1000 --store /tmp/scenes
+    python benchmarks/library.py --data PHOTOS --encoder my_encoder:Tower --store /tmp/photos
 
-Scenes of the embedded model's vocabulary are drawn into a folder and indexed; a second call with
-the same --store takes them as they are. Asked are all names of the vocabulary, and words that the
-model cannot know. As a name may be in several scenes or in none, libraries are made up of the
-answers: one scene of a name with all those without it, and only those without it.
+The pictures are indexed at --store; a second call with the same pictures and store takes them from
+there, in a minute. Asked are all names of the vocabulary and, of scenes, words that the embedded
+model cannot know. Names in one picture or in none are few, so that more libraries are made up of
+the same pictures: of each name one picture that shows it with all those that do not, and only those
+that do not. Beside the index stands what others do: a vector a picture, ranked by its cosine.
 """
 
 from __future__ import annotations
@@ -13,110 +15,204 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from material import add_material, material
 from PIL import Image
 
 from localize import Hit, Index, Localizer
-from localize.encoders import checkpoint_identity
+from localize.encoders import Encoder, checkpoint_identity
 from localize.evaluation.metrics import box_iou
-from localize.evaluation.scenes import Scene, concepts, make_scene
+from localize.evaluation.samples import Sample, Truth
 from localize.evaluation.unknown import unknown_words
 from localize.index import Store, settings_of, update
+from localize.index.schema import embeddings_in
+from localize.index.search import MIN_PRESENCE
+from localize.relevance import presences
+
+LEAST = (0.0, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9)
+
+CHECKED = 20
+"""Pictures that are encoded once more, to compare presences with."""
+
+Array = npt.NDArray[np.float32]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=500)
+    add_material(parser)
     parser.add_argument("--store", type=Path, required=True, metavar="PATH")
     parsed = parser.parse_args()
-    scenes = [make_scene(seed) for seed in range(parsed.scenes)]
-    index = built(parsed.store, scenes)
-    never = {each.name for each in concepts()} - {name for scene in scenes for name in scene.names}
-    trials = [trial(index, each.name, scenes) for each in concepts()]
-    alone = [row for each in trials for row in each.shown]
-    absent = [each.best_absent for each in trials]
-    unknown = [
-        presence(index.search(word, top=1, min_presence=0.0, fast=True)) for word in unknown_words()
-    ]
+    encoder, samples = material(parsed)
+    files, truths = files_of(samples, parsed.store), [sample.truth for sample in samples]
+    checkpoint = None if parsed.encoder else checkpoint_identity(parsed.model)
+    index = built(parsed.store / "index", files, encoder, checkpoint)
+    names = sorted({name for truth in truths for name in set(truth.prompts) - set(truth.unknown)})
+    there = np.array([[name in truth.labels for name in names] for truth in truths])
+    unknown = unknown_words() if parsed.scenes else ()
+
+    sure, alike = presences_by_windows(index, files, names), cosines_of_wholes(index, files, names)
+    print(f"{len(files)} pictures, {index.store.count_windows():,} windows, {len(names)} names")
+    tell_answers(index, files, truths, names, there, unknown)
+    tell_ranking(there, sure, alike)
+    tell_likeness(index, files, names)
+    tell_least(there, sure, presences_by_windows(index, files, unknown) if unknown else None)
+
+
+def files_of(samples: Sequence[Sample], folder: Path) -> list[str]:
+    """Where the pictures are; scenes are drawn into the folder."""
+    files = []
+    for sample in samples:
+        path = sample.image
+        if not isinstance(path, Path):
+            path = folder / "pictures" / f"{sample.truth.file}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                Image.fromarray(sample.image).save(path, compress_level=1)
+        files.append(str(path.resolve()))
+    return files
+
+
+def built(path: Path, files: Sequence[str], encoder: Encoder, checkpoint: str | None) -> Index:
+    """The index of the pictures."""
+    localizer = Localizer(encoder)
+    store = Store.create(path, settings_of(localizer, checkpoint))
+    start = time.perf_counter()
+    *_, done = update(store, files, localizer)
+    if store.count_pictures() != len(files):
+        raise SystemExit(f"{path} holds other pictures than those; choose another --store")
     print(
-        f"{len(scenes)} scenes. Right first: {len(alone):,} libraries with one scene of a name; ",
-        end="",
+        f"{done.encoded} encoded, {done.unchanged} unchanged in {time.perf_counter() - start:.1f} s"
     )
-    print(
-        f"none: {len(absent)} without any, {len(never)} of them of no scene, {len(unknown)} unknown"
-    )
-    print(
-        "least presence | right first | none | none, of names in no scene | none, of unknown words"
-    )
-    nowhere = [each.best_absent for each in trials if each.name in never]
-    for least in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
-        first = np.mean([own >= least and own > other for own, other in alone])
-        none = [np.mean(np.array(each) < least) for each in (absent, nowhere, unknown)]
-        print(
-            f"{least:.1f} | {first:.3f} | {' | '.join(f'{each:.3f}' for each in none)}", flush=True
-        )
-    once = [each for each in trials if len(each.shown) == 1 and each.shown[0][0] > each.best_absent]
-    pairs = [
-        (index.search(each.name, top=1, min_presence=0.0, fast=fast)[0], each.name)
-        for each in once
-        for fast in (False, True)
-    ]
-    good = [iou(hit, scenes[int(Path(hit.file).stem)], name) >= 0.5 for hit, name in pairs]
-    print(
-        f"box of the {len(once)} right ones of one scene, IoU >= .5: {np.mean(good[::2]):.3f}; ",
-        end="",
-    )
-    print(f"window: {np.mean(good[1::2]):.3f}")
+    return Index(store, localizer)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A name asked of all scenes: how sure the surest scene without it is, and for each scene with
-    it, how sure that is, beside the surest without."""
-
-    name: str
-    best_absent: float
-    shown: list[tuple[float, float]]
-
-
-def trial(index: Index, name: str, scenes: Sequence[Scene]) -> Trial:
-    """Any scene with the name and all those without it are a library with one of the name; all
-    those without it are one with none."""
-    hits = index.search(name, top=len(scenes), min_presence=0.0, fast=True)
-    sure = {int(Path(hit.file).stem): hit.presence for hit in hits}
-    having = {number for number, scene in enumerate(scenes) if name in scene.names}
-    other = max((sure[number] for number in sure.keys() - having), default=0.0)
-    return Trial(name, other, [(sure.get(number, 0.0), other) for number in sorted(having)])
+def presences_by_windows(index: Index, files: Sequence[str], names: Sequence[str]) -> Array:
+    """How sure each name is in each picture by all of its stored windows, (pictures, names)."""
+    rows = index.store.windows.search().limit(None).to_arrow()
+    embeddings = embeddings_in(rows, index.store.settings.dimensions)
+    contest, scale = index.localizer.contest(list(names)), index.localizer.encoder.logit_scale
+    scores = contest.scores(embeddings, scale)
+    owner = torch.tensor(numbers_of(index, files, rows["content"].to_pylist()))
+    best = torch.zeros(len(files), len(names))
+    best.scatter_reduce_(0, owner[:, None].expand(scores.shape), scores, "amax")
+    return np.asarray(best.numpy(), np.float32)
 
 
-def built(store: Path, scenes: Sequence[Scene]) -> Index:
-    """The scenes' index."""
-    pictures = store / "pictures"
-    if not (store / "index").exists():
-        pictures.mkdir(parents=True, exist_ok=True)
-        for number, scene in enumerate(scenes):
-            Image.fromarray(scene.image).save(pictures / f"{number:04}.png", compress_level=1)
-        localizer = Localizer.from_pretrained("emoji")
-        made = Store.create(store / "index", settings_of(localizer, checkpoint_identity("emoji")))
+def cosines_of_wholes(index: Index, files: Sequence[str], names: Sequence[str]) -> Array:
+    """The cosine of each whole picture with each name, (pictures, names): what others do."""
+    rows = index.store.whole_pictures(("content", "vector"))
+    embeddings = embeddings_in(rows, index.store.settings.dimensions)
+    cosines = np.zeros((len(files), len(names)), np.float32)
+    numbers = numbers_of(index, files, rows["content"].to_pylist())
+    cosines[numbers] = embeddings @ index.localizer.embed_prompts(list(names)).T
+    return cosines
+
+
+def numbers_of(index: Index, files: Sequence[str], contents: Sequence[str]) -> list[int]:
+    """Of each content the number of the picture."""
+    path_of = {row["content"]: row["path"] for row in index.store.picture_rows()}
+    number_of = {file: number for number, file in enumerate(files)}
+    return [number_of[path_of[content]] for content in contents]
+
+
+def tell_answers(
+    index: Index,
+    files: Sequence[str],
+    truths: Sequence[Truth],
+    names: Sequence[str],
+    there: npt.NDArray[np.bool_],
+    unknown: Sequence[str],
+) -> None:
+    """What `search` answers, as it is, of names in one picture, of those in none, and of words that
+    the model cannot know."""
+    once = [name for name, count in zip(names, there.sum(0), strict=True) if count == 1]
+    never = [name for name, count in zip(names, there.sum(0), strict=True) if count == 0]
+    first, window, box, spent = [], [], [], []
+    for name in once:
+        (right,) = np.flatnonzero(there[:, names.index(name)])
         start = time.perf_counter()
-        for done in update(made, sorted(pictures.iterdir()), localizer):
-            last = done
-        print(f"{last.encoded} encoded in {time.perf_counter() - start:.0f} s")
-    return Index.open(store / "index")
+        found = index.search(name, top=1, fast=True)
+        spent.append(time.perf_counter() - start)
+        first.append(bool(found) and found[0].file == files[right])
+        if first[-1]:
+            (looked,) = index.search(name, top=1)
+            window.append(iou(found[0], truths[right], name) >= 0.5)
+            box.append(iou(looked, truths[right], name) >= 0.5)
+    print(
+        f"least presence {MIN_PRESENCE}; a search takes {1000 * np.median(spent):.0f} ms (--fast)"
+    )
+    print(f"right picture first, of {len(once)} names in exactly one: {np.mean(first):.3f}")
+    print(f"box of that hit, IoU >= .5: {np.mean(box):.3f}; its window: {np.mean(window):.3f}")
+    for which, words in (("names in no picture", never), ("unknown words", unknown)):
+        if words:
+            none = np.mean([not index.search(word, top=1, fast=True) for word in words])
+            print(f'"none", of {len(words)} {which}: {none:.3f}')
 
 
-def presence(hits: Sequence[Hit]) -> float:
-    """How sure the first hit is, 0 where there is none."""
-    return hits[0].presence if hits else 0.0
+def tell_ranking(there: npt.NDArray[np.bool_], sure: Array, alike: Array) -> None:
+    """Mean average precision of pictures."""
+    shown = np.flatnonzero(there.any(0))
+    ours, theirs = (
+        np.mean([average_precision(there[:, name], by[:, name]) for name in shown])
+        for by in (sure, alike)
+    )
+    print(
+        f"mean average precision of pictures, {len(shown)} names that are there: {ours:.3f}; "
+        f"by whole pictures: {theirs:.3f}; {ours / theirs:.2f} times"
+    )
 
 
-def iou(hit: Hit, scene: Scene, name: str) -> float:
+def average_precision(there: npt.NDArray[np.bool_], sure: Array) -> float:
+    """Of one name: the mean, over the pictures that show it, of the precision down to each."""
+    ranked = there[np.argsort(-sure, kind="stable")]
+    return float(np.mean(np.cumsum(ranked)[ranked] / (np.flatnonzero(ranked) + 1)))
+
+
+def tell_likeness(index: Index, files: Sequence[str], names: Sequence[str]) -> None:
+    """How far the presences of hits are from those of `locate` without tokens, of some pictures.
+
+    Every name of the embedded model is in its own bank of negatives, as near to itself as can be.
+    """
+    localizer, some = index.localizer, files[:CHECKED]
+    contest, scale = localizer.contest(list(names)), localizer.encoder.logit_scale
+    expected = {
+        encoded.source: presences(contest.scores(encoded.embeddings, scale), None)
+        for encoded in localizer.encode_many(some)
+    }
+    synonyms = (~contest.against).sum(1)
+    apart = [
+        abs(hit.presence - expected[hit.file][number])
+        for number, name in enumerate(names)
+        for hit in index.search(name, min_presence=0.0, fast=True)
+        if hit.file in expected
+    ]
+    print(
+        f"presence of {len(apart)} hits and that of locate without tokens: at most "
+        f"{max(apart):.1e} apart; near-synonyms a name: {synonyms.min()} to {synonyms.max()}"
+    )
+
+
+def tell_least(there: npt.NDArray[np.bool_], sure: Array, unknown: Array | None) -> None:
+    """What other least presences would do to all libraries that the pictures make."""
+    others = np.where(there, -1, sure).max(0)
+    pictures, names = np.nonzero(there)
+    own = sure[pictures, names]
+    print(f"{len(own):,} libraries with one picture of a name, {len(others)} without")
+    print('least presence | right first | "none"' + (" of unknown" if unknown is not None else ""))
+    for least in LEAST:
+        figures = [np.mean((own >= least) & (own > others[names])), np.mean(others < least)]
+        if unknown is not None:
+            figures.append(np.mean(unknown.max(0) < least))
+        print(" | ".join([f"{least:.2f}", *(f"{figure:.3f}" for figure in figures)]))
+
+
+def iou(hit: Hit, truth: Truth, name: str) -> float:
     """Of a hit's best box with the thing of that name, the best of several."""
-    truth = np.array([xyxy for label, xyxy in scene.objects if label == name], float)
-    return float(box_iou(np.array([hit.box.xyxy], float), truth).max())
+    return float(box_iou(np.array([hit.box.xyxy], float), truth.boxes_of(name)).max())
 
 
 if __name__ == "__main__":
