@@ -143,6 +143,31 @@ def test_the_second_look_gives_the_boxes_of_locate(library: Path) -> None:
     assert list(hit.boxes) == result.boxes
 
 
+def test_presence_after_the_second_look_is_the_mean_of_windows_and_boxes(library: Path) -> None:
+    run(library)
+    index = opened(library)
+    (window,) = index.search(["red", "grey"], fast=True)[:1]
+    (hit,) = index.search(["red", "grey"], min_presence=0.0, folder=library)[:1]
+    best = [box.score for box in hit.boxes[:2]]
+    assert hit.file == window.file
+    assert hit.presences == pytest.approx(np.sqrt(np.multiply(window.presences, best)))
+    assert hit.presence == min(hit.presences)
+
+
+def test_where_the_second_look_finds_nothing_is_no_hit(library: Path) -> None:
+    """As in a picture of one colour, of which nothing stands out."""
+    picture(library / "plain.png", "red", 120)
+    run(library)
+    index = opened(library)
+    looked = []
+    index.on_look = looked.append
+    assert set(files(index.search("red", fast=True))) == {"red.png", "plain.png"}
+    assert files(index.search("red")) == ["red.png"]
+    assert {Path(result.source).name for result in looked} == {"red.png", "plain.png"}
+    assert index.search("red", min_presence=0.0)[-1].presence == 0
+    assert files(index.search("red", top=1)) == ["red.png"]
+
+
 def test_a_hit_whose_file_is_gone_keeps_its_window(library: Path) -> None:
     run(library)
     (library / "red.png").unlink()

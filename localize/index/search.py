@@ -4,13 +4,15 @@ Knows windows' embeddings and how they are scored; must not know how relevance i
 
 The store ranks windows by the probability of a prompt against the whole bank of negatives. What
 comes first is scored again exactly as `locate` scores windows: without the prompt's near-synonyms
-among the negatives, with the negatives of the user's own, and the best of alternatives.
+among the negatives, with the negatives of the user's own, and the best of alternatives. The best
+pictures are then looked at once more with the full method.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -29,7 +31,7 @@ from localize.names import display_name
 from localize.options import Options
 from localize.prompts import Prompt
 from localize.relevance import Contest
-from localize.result import Box
+from localize.result import Box, Localization
 
 if TYPE_CHECKING:
     import pyarrow
@@ -40,6 +42,10 @@ Prompts = str | Prompt | Sequence[str | Prompt]
 MIN_PRESENCE = 0.7
 """Least presence of a hit. Where .5 would do for one picture, of hundreds one may chance on more:
 see docs/library.md."""
+
+FEW_LOOKS, LOOKS = 10, 2
+"""So many pictures may be looked at again, or so many times as many as are wanted: some are found
+not to show it."""
 
 AHEAD = 20
 """How many times as many windows as pictures are wanted are fetched first: of one picture many
@@ -63,7 +69,10 @@ class Hit:
     boxes: for each prompt, in their order, its best place; further places of the second look come
         after them, best first. The score is the prompt's presence where the box is a window, and
         the chance that the box is right where the picture was looked at again.
-    exact: whether it was.
+    presences: of each prompt, in their order. By windows alone it is the best window's probability,
+        as `locate` has it without tokens; after the second look the geometric mean of that and the
+        best box's score, 0 where there is no box.
+    exact: whether the picture was looked at again.
     taken: when, where the file says so. camera: with what.
     """
 
@@ -72,6 +81,7 @@ class Hit:
     height: int
     presence: float
     boxes: tuple[Box, ...]
+    presences: tuple[float, ...]
     exact: bool = False
     taken: datetime | None = None
     camera: str | None = None
@@ -106,12 +116,16 @@ class Hit:
 class Index:
     """A store and the model that its windows were made with.
 
+    on_look: called, where it is set, with the full answer for each picture that a search looks at
+        again, whether it becomes a hit or not.
+
     >>> index = Index.open("library")
     >>> index.search("a red kite", top=20)
     """
 
     def __init__(self, store: Store, localizer: Localizer):
         self.store, self.localizer = store, localizer
+        self.on_look: Callable[[Localization], object] | None = None
 
     @classmethod
     def open(
@@ -195,8 +209,17 @@ class Index:
         wanted = _Filter.of(folder, after, before)
         contest = localizer.contest(asked)
         labels = [each if isinstance(each, str) else each.label for each in asked]
-        hits = _Search(self.store, contest, labels, localizer).hits(top, min_presence, wanted)
-        return hits if fast else list(_look_again(hits, asked, localizer))
+        ask = _Search(self.store, contest, labels, localizer)
+        if fast:
+            return ask.hits(top, min_presence, wanted)
+        # A second look gives no more than the root of a presence.
+        likely = ask.hits(max(FEW_LOOKS, LOOKS * top), min_presence**2, wanted)
+        hits: list[Hit] = []
+        for number, hit in enumerate(_look_again(likely, asked, localizer, self.on_look), 1):
+            hits += [hit] if hit.presence >= min_presence else []
+            if len(hits) >= top and number >= FEW_LOOKS:
+                break
+        return sorted(hits, key=_surest_first)[:top]
 
 
 @dataclass(frozen=True)
@@ -255,8 +278,7 @@ class _Search:
             # A picture that shows all prompts is among the windows of each.
             ended = count >= total or any(lowest < least for _, lowest in fetched)
             if ended or len(hits) >= top:
-                hits.sort(key=lambda hit: (-hit.presence, hit.file))
-                return hits[:top]
+                return sorted(hits, key=_surest_first)[:top]
             count *= 2
 
     def _fetched(self, prompt: int, count: int) -> tuple[pyarrow.Table, float]:
@@ -326,27 +348,33 @@ class _Search:
         for row in self.store.pictures_of(sure):
             if wanted.takes(row):
                 places = sure[row["content"]]
+                presences = tuple(score for score, _ in places)
                 yield Hit(
                     row["path"],
                     row["width"],
                     row["height"],
-                    min(score for score, _ in places),
+                    min(presences),
                     tuple(
                         Box(label, score, tuple(box.tolist()))
                         for label, (score, box) in zip(self.labels, places, strict=True)
                     ),
+                    presences,
                     taken=row["taken"],
                     camera=row["camera"],
                 )
 
 
-def _look_again(
-    hits: Sequence[Hit], prompts: Sequence[str | Prompt], localizer: Localizer
-) -> Iterator[Hit]:
-    """The hits with the boxes of the full method, where their files can still be read.
+def _surest_first(hit: Hit) -> tuple[float, str]:
+    return -hit.presence, hit.file
 
-    A prompt that has no box then keeps its window.
-    """
+
+def _look_again(
+    hits: Sequence[Hit],
+    prompts: Sequence[str | Prompt],
+    localizer: Localizer,
+    on_look: Callable[[Localization], object] | None,
+) -> Iterator[Hit]:
+    """The hits as the full method sees them, where their files can still be read."""
 
     def leave(source: ImageSource, error: ImageError | TypeError) -> None:
         """It stays as it is."""
@@ -356,18 +384,31 @@ def _look_again(
     for result in results:
         for hit in remaining:
             if hit.file == result.source:
-                yield replace(hit, boxes=tuple(_boxes(hit, result.boxes)), exact=True)
+                if on_look is not None:
+                    on_look(result)
+                yield _seen_again(hit, result.boxes)
                 break
             yield hit
     yield from remaining
 
 
-def _boxes(hit: Hit, found: Iterable[Box]) -> Iterator[Box]:
-    """The best box of each prompt, and then all others."""
-    left = list(found)
-    for window in hit.boxes:
+def _seen_again(hit: Hit, found: Iterable[Box]) -> Hit:
+    """A hit with the best box of each prompt, and then all others.
+
+    A prompt that has no box then keeps its window, with a score of 0. How sure a window is and how
+    plainly something stands out of the map there are two witnesses, who are seldom wrong together.
+    """
+    left, boxes, presences = list(found), [], []
+    for window, presence in zip(hit.boxes, hit.presences, strict=True):
         best = next((box for box in left if box.label == window.label), None)
         if best is not None:
             left.remove(best)
-        yield best or window
-    yield from left
+        boxes.append(best or replace(window, score=0.0))
+        presences.append(math.sqrt(presence * boxes[-1].score))
+    return replace(
+        hit,
+        presence=min(presences),
+        presences=tuple(presences),
+        boxes=(*boxes, *left),
+        exact=True,
+    )
