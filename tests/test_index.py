@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import webbrowser
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -415,6 +416,50 @@ def test_what_cannot_be_asked_is_said(library: Path, asked: dict, sentence: str)
 
 
 # The command line -------------------------------------------------------------------------------
+
+
+def opening_no_browser() -> list[str]:
+    """What the standard library is asked to open from now on, in place of a browser's windows."""
+    urls: list[str] = []
+
+    class Browser(webbrowser.BaseBrowser):
+        def open(self, url: str, new: int = 0, autoraise: bool = True) -> bool:
+            urls.append(url)
+            return True
+
+    webbrowser.register("none", None, Browser(), preferred=True)
+    return urls
+
+
+def test_the_hits_of_a_search_are_shown_and_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from localize.evaluation.scenes import demo_scene
+
+    photo, store = tmp_path / "photos" / "meadow.png", str(tmp_path / "store")
+    photo.parent.mkdir()
+    Image.fromarray(demo_scene().image).save(photo)
+    assert main(["index", str(photo), "--store", store, "--model", "emoji", "--quiet"]) == 0
+    page, out = tmp_path / "pages" / "hits.html", tmp_path / "out"
+    search, shown = ["search", store, "a cat", "--quiet"], opening_no_browser()
+    report = ["--report", str(page)]
+    assert main([*search, *report, "--open", "--export", "csv", "-o", str(out)]) == 0
+    assert shown == [page.as_uri()]
+    assert "1 of 1, 1 box" in page.read_text("utf-8")
+    assert 'data-link="../photos/meadow.png"' in page.read_text("utf-8")
+    assert (out / "exports" / "boxes.csv").read_text().count("meadow.png") == 1
+    assert main([*search, *report, "--fast"]) == 0
+    assert page.read_text("utf-8").count("<article") == 1
+    photo.unlink()
+    assert main([*search, *report]) == 0
+    assert page.read_text("utf-8").count("<article") == 0
+    assert f"cannot read {photo}" in page.read_text("utf-8")
+    assert main(["search", store, "a submarine", "--quiet", *report]) == 0
+    assert "not here" in page.read_text("utf-8")
+    assert "There is no picture to show" in page.read_text("utf-8")
+    capsys.readouterr()
+    assert main([*search, "--open"]) == 2
+    assert "--open shows the page that --report FILE writes" in capsys.readouterr().err
 
 
 def test_the_commands_index_tell_and_search(

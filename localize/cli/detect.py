@@ -21,6 +21,7 @@ from localize.cli.asking import add_prompts, asked_of, check_asked
 from localize.cli.cluster import add_ray, loading, on_cluster, say_plan
 from localize.cli.shared import (
     DONE,
+    EXPORTS,
     FILE_ENDINGS,
     SOME_FAILED,
     Commands,
@@ -60,10 +61,6 @@ WRITTEN_BESIDE = 1
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Why an output cannot be written that will keep all others from being written too."""
-
-
-EXPORTS = "coco coco-results yolo voc labelme label-studio createml csv jsonl".split()
-"""The names of `export.FORMATS`, which is not imported for `--help`."""
 
 
 def add(commands: Commands) -> None:

@@ -6,18 +6,31 @@ Knows words on the command line; must not know how a store is searched.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localize.cli.asking import add_files_and_pictures, asked_of
-from localize.cli.shared import DONE, Commands, add_unpickle, hide_downloads, say
+from localize.cli.shared import (
+    DONE,
+    EXPORTS,
+    Commands,
+    add_unpickle,
+    check_folder,
+    hide_downloads,
+    say,
+)
 from localize.names import display_name, printable
 from localize.options import Options
 
 if TYPE_CHECKING:
-    from localize.index import Hit
+    from localize.export import Answer
+    from localize.index import Hit, Index
     from localize.prompts import Prompt
+    from localize.report import Sketch
+    from localize.result import Localization
 
 TOP, MIN_PRESENCE = 20, 0.7
 """As in `index.search`, which is not imported for `--help`."""
@@ -72,6 +85,25 @@ def add(commands: Commands) -> None:
         help="refuse larger pictures for --like; default: %(default)s",
     )
     search.add_argument("--json", metavar="FILE", help="also write the hits as JSON")
+    search.add_argument(
+        "--report", metavar="FILE", help="also write a page to look through the hits with"
+    )
+    search.add_argument("--open", action="store_true", help="open that page in the browser")
+    search.add_argument(
+        "--export",
+        nargs="+",
+        choices=EXPORTS,
+        default=[],
+        metavar="FORMAT",
+        help=f"also write the hits for other tools, into DIR/exports: {', '.join(EXPORTS)}",
+    )
+    search.add_argument(
+        "-o",
+        "--output",
+        default="localize-out",
+        metavar="DIR",
+        help="for --export; default: %(default)s",
+    )
     search.add_argument("--model", metavar="NAME", help="where the store's model is, if it moved")
     add_unpickle(search)
     search.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; default: auto")
@@ -86,13 +118,17 @@ def run(parsed: argparse.Namespace) -> int:
             'nothing is asked for; say it in words, as in localize search PATH "a red kite", or '
             "with --prompts FILE or --like PICTURE"
         )
+    if parsed.open and parsed.report is None:
+        raise ValueError("--open shows the page that --report FILE writes; name that file")
+    check_folder(parsed.output)
     from localize import files
     from localize.index import Index
 
     asked = asked_of(parsed)
     hide_downloads(parsed.quiet)
-    if parsed.json is not None:
-        files.check_target(parsed.json)
+    for target in (parsed.json, parsed.report):
+        if target is not None:
+            files.check_target(target)
     index = Index.open(
         parsed.store,
         model=parsed.model,
@@ -100,6 +136,9 @@ def run(parsed: argparse.Namespace) -> int:
         dtype=parsed.dtype,
         unpickle=parsed.unpickle,
     )
+    sketches: dict[str, Sketch] = {}
+    if parsed.report is not None:
+        index.on_look = _keeping(sketches)
     hits = index.search(
         asked,
         top=parsed.top,
@@ -113,9 +152,86 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.json is not None:
         answer = {"prompts": [prompt.label for prompt in asked], "pictures": len(index)}
         files.write_json(parsed.json, {**answer, "hits": [hit.to_dict() for hit in hits]})
+    answers = list(_answers(hits, [prompt.label for prompt in asked], index.localizer.model))
+    for name in parsed.export:
+        from localize.export import save_answers
+
+        save_answers(answers, name, Path(parsed.output) / "exports")
+    if parsed.report is not None:
+        _write_report(parsed.report, answers, sketches, [each.label for each in asked], index)
     if not parsed.quiet:
         say("\n".join(map(_line, hits)) or _none(asked, parsed, len(index)))
+    if parsed.open:
+        import webbrowser
+
+        webbrowser.open(Path(parsed.report).resolve().as_uri())
     return DONE
+
+
+def _keeping(sketches: dict[str, Sketch]) -> Callable[[Localization], None]:
+    """What keeps, of each picture that is looked at again, what a page shows of it."""
+    from localize.report import sketch
+
+    def keep(result: Localization) -> None:
+        sketches[str(result.source)] = sketch(result)
+
+    return keep
+
+
+def _answers(hits: Sequence[Hit], labels: Sequence[str], model: str) -> Iterator[Answer]:
+    """The hits as exports and pages read answers, named by their places below a common folder."""
+    from localize.export import Answer
+
+    common = os.path.commonpath([os.path.dirname(hit.file) for hit in hits]) if hits else ""
+    for hit in hits:
+        plain = hit.to_dict()
+        facts = {
+            "image": {"path": hit.file, "width": hit.width, "height": hit.height},
+            "model": model,
+            "prompts": labels,
+            "presence": plain["presences"],
+            "boxes": plain["boxes"],
+        }
+        yield Answer.from_facts(facts, Path(os.path.relpath(hit.file, common)).as_posix())
+
+
+def _write_report(
+    target: str,
+    answers: Sequence[Answer],
+    sketches: Mapping[str, Sketch],
+    labels: Sequence[str],
+    index: Index,
+) -> None:
+    """Write the page. A hit that was not looked at again is read for it."""
+    from localize.export import totals
+    from localize.files import write_bytes
+    from localize.images import ImageError, read_image
+    from localize.report import Card, page, thumbnail
+
+    failed: list[str] = []
+    cards: list[Card] = []
+    for answer in answers:
+        shown = sketches.get(str(answer.path))
+        try:
+            if shown is None:
+                pixels = read_image(str(answer.path), max_pixels=index.localizer.options.max_pixels)
+                shown = {"thumbnail": thumbnail(pixels.pixels), "maps": {}}
+        except ImageError as error:
+            failed.append(str(error))
+        else:
+            cards.append(Card(answer, shown))
+    _, found = totals(answers, labels)
+    write_bytes(
+        target,
+        page(
+            cards,
+            folder=os.path.dirname(os.path.abspath(target)),
+            found=found,
+            images=len(index),
+            failed=failed,
+            surest_first=True,
+        ),
+    )
 
 
 def _line(hit: Hit) -> str:

@@ -34,6 +34,9 @@ CALIBRATION_SEED = 90_000_000
 DONE, SOME_FAILED, USAGE = 0, 1, 2
 INTERRUPTED, TERMINATED = 130, 143
 
+EXPORTS = "coco coco-results yolo voc labelme label-studio createml csv jsonl".split()
+"""The names of `export.FORMATS`, which is not imported for `--help`."""
+
 FILE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".json"}
 
 

@@ -54,7 +54,7 @@ windows may show the same."""
 LEAST_FETCHED = 400
 """Windows that are fetched first at least."""
 
-NPROBES, REFINE = 32, 10
+NPROBES, REFINE = 256, 2
 """Partitions of the approximate index that are read, and how many times as many windows as wanted
 are compared by their whole vectors."""
 
@@ -99,6 +99,7 @@ class Hit:
             "width": self.width,
             "height": self.height,
             "presence": round(self.presence, 4),
+            "presences": [round(presence, 4) for presence in self.presences],
             "exact": self.exact,
             "taken": None if self.taken is None else self.taken.isoformat(),
             "camera": self.camera,

@@ -30,14 +30,18 @@ PICTURES, WINDOWS = "pictures", "windows"
 KEY = b"localize"
 """Key, in the metadata of the tables' schemas, of what the store was made with."""
 
-NEEDS_INDEX = 1_000_000
-"""Windows from which on an approximate index is built; of a tenth of them it is hardly quicker."""
+NEEDS_INDEX = 200_000
+"""Windows from which on an approximate index is built; of fewer, exact search is quick enough."""
 
-PARTITION = 8_192
+OUTGROWN = 4
+"""With so many times the windows that it was built for, the approximate index is built anew: its
+partitions stay as many as they were."""
+
+PARTITION = 2_048
 """Windows in a partition of the approximate index, about."""
 
-CODE = 8
-"""Dimensions that share one byte of a window's product code."""
+CODE_BITS = 5
+"""Bits of a window's code for each dimension."""
 
 KEPT = timedelta(minutes=10)
 """How long the tables' earlier versions stay, for whoever is reading them."""
@@ -218,7 +222,12 @@ class Store:
 
     def has_index(self) -> bool:
         """Whether there is an approximate index."""
-        return any("vector" in index.columns for index in self.windows.list_indices())
+        return bool(self._indexes())
+
+    def _indexes(self) -> dict[str, int]:
+        """The names of approximate indexes, and how many windows each was built for."""
+        names = [index.name for index in self.windows.list_indices() if "vector" in index.columns]
+        return {name: int(name.rpartition("_")[2]) for name in names}
 
     # Writing ------------------------------------------------------------------------------------
 
@@ -247,17 +256,21 @@ class Store:
 
     def tidy(self) -> None:
         """Join small pieces of the tables, and see to the approximate index."""
-        windows = self.count_windows()
-        if windows >= NEEDS_INDEX and not self.has_index():
-            length = self.windows.schema.field("vector").type.list_size
-            self.windows.create_index(
-                metric="dot",
-                num_partitions=max(1, windows // PARTITION),
-                num_sub_vectors=length // CODE,
-                vector_column_name="vector",
-            )
         for table in (self.pictures, self.windows):
             table.optimize(cleanup_older_than=KEPT)
+        windows, old = self.count_windows(), self._indexes()
+        if windows < max(NEEDS_INDEX, OUTGROWN * max(old.values(), default=0)):
+            return
+        from lancedb.index import IvfRq
+
+        partitions = max(1, windows // PARTITION)
+        self.windows.create_index(
+            "vector",
+            config=IvfRq(distance_type="dot", num_partitions=partitions, num_bits=CODE_BITS),
+            name=f"vector_{windows}",
+        )
+        for name in old.keys() - {f"vector_{windows}"}:
+            self.windows.drop_index(name)
 
 
 def _is_store(folder: Path) -> bool:

@@ -19,6 +19,7 @@ from typing import Any, TypedDict
 from urllib.parse import quote
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from localize.export import Answer, Found
@@ -51,18 +52,23 @@ class Sketch(TypedDict):
 
 def sketch(result: Localization) -> Sketch:
     """The small pictures of one result."""
-    picture = Image.fromarray(result.pixels)
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), reducing_gap=2)
-    for quality in (75, 50, 25, 5):
-        thumbnail = _webp(picture, quality)
-        if len(thumbnail) <= THUMBNAIL_BYTES:
-            break
     found = {box.label for box in result.boxes}
     sure = dict(zip(result.prompts, result.presence.tolist(), strict=True))
     worth = [label for label in sure if label in found or sure[label] >= PERHAPS_HERE]
     surest = sorted(worth, key=lambda label: (label not in found, -sure[label]))[:MAPS]
     maps = {label: _heat(result.maps[result.prompts.index(label)]) for label in surest}
-    return {"thumbnail": _base64(thumbnail), "maps": {k: _base64(v) for k, v in maps.items()}}
+    return {"thumbnail": thumbnail(result.pixels), "maps": {k: _base64(v) for k, v in maps.items()}}
+
+
+def thumbnail(pixels: npt.NDArray[np.uint8]) -> str:
+    """A small copy of a picture, uint8 (H, W, 3), as in a `Sketch`."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), reducing_gap=2)
+    for quality in (75, 50, 25, 5):
+        data = _webp(picture, quality)
+        if len(data) <= THUMBNAIL_BYTES:
+            break
+    return _base64(data)
 
 
 @dataclass(frozen=True)
@@ -95,13 +101,15 @@ def page(
     images: int,
     videos: int = 0,
     failed: Sequence[str],
+    surest_first: bool = False,
 ) -> Iterator[bytes]:
     """The page, piece by piece, so that it never has to be in memory as a whole.
 
-    cards: the pictures, `images` in number, and frames of `videos`, in their order, each with its
-        `sketch`.
+    cards: the pictures and frames of `videos`, in their order, each with its `sketch`.
     folder: where the page will lie, from which it links to the pictures.
     found: of each prompt, in their order. failed: a sentence for each that could not be done.
+    images: how many pictures were asked; those without a card are known not to show it.
+    surest_first: the cards come in that order, and are shown so at first, not by their names.
     """
     # Comes with torch, and is loaded only by those who want a page.
     import jinja2
@@ -129,6 +137,8 @@ def page(
         images=images,
         videos=videos,
         failed=failed,
+        surest_first=surest_first,
+        has_cards=first is not None,
         script=script,
         script_digest=digest,
         style=_resource("page.css"),

@@ -37,6 +37,7 @@ const presence = (card) =>
   state.prompt === null ? Math.max(0, ...card.presence.values()) : card.presence.get(state.prompt) ?? 0;
 const names = new Intl.Collator("en", { numeric: true });
 const orders = {
+  given: () => 0,
   name: (a, b) => names.compare(a.name, b.name),
   best: (a, b) => best(b) - best(a),
   worst: (a, b) => (best(a) || 2) - (best(b) || 2),
