@@ -49,6 +49,13 @@ class Superpixels:
     segments: npt.NDArray[np.intp]
     sharing: csr_array
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        sharing = self.sharing
+        arrays = (self.segments, sharing.data, sharing.indices, sharing.indptr)
+        return sum(array.nbytes for array in arrays)
+
 
 def superpixels(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> tuple[Superpixels, ...]:
     """Segmentations of a picture, one for each of COARSENESS, as maps can follow them.

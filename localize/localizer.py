@@ -10,7 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
 from typing import TypeAlias, TypeVar
@@ -37,6 +37,7 @@ from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt, in_words, 
 from localize.relevance import (
     FAINT,
     Contest,
+    Opposition,
     best_of,
     distinct,
     map_size,
@@ -73,6 +74,24 @@ Array: TypeAlias = npt.NDArray[np.float32]
 Some = TypeVar("Some")
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What answers about a picture need of it whatever is asked.
+
+    negatives: (K, D), those that it was worked out for. windows, tokens: the opposition of the
+    picture's windows to them, and of its tokens, if any.
+    """
+
+    negatives: torch.Tensor
+    windows: Opposition
+    tokens: Opposition | None
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory, besides the negatives, which it shares."""
+        return self.windows.nbytes + (0 if self.tokens is None else self.tokens.nbytes)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Encoded:
     """A picture whose windows have been through the image encoder, ready to be asked.
@@ -82,6 +101,7 @@ class Encoded:
     embeddings: float32 (N, D), unit-norm, one a window, in the order of the grids.
     tokens: float32 (N, h, w, D), unit-norm, of the cells of each window, or None.
     source: what the picture was read from: the very path, bytes, image or array that was given.
+    prepared: what `Localizer.prepare` has worked out, or None.
     """
 
     picture: Picture
@@ -89,6 +109,7 @@ class Encoded:
     embeddings: torch.Tensor
     tokens: torch.Tensor | None
     source: ImageSource | None = None
+    prepared: Prepared | None = None
 
     def __repr__(self) -> str:
         """A line: tensors would fill the screen."""
@@ -102,6 +123,14 @@ class Encoded:
     def boxes(self) -> Array:
         """The windows as xyxy in pixels of the picture, float32 (N, 4). The first is the whole."""
         return np.concatenate([grid.boxes for grid in self.grids])
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory, the picture and its superpixels, made now, included."""
+        tokens = 0 if self.tokens is None else self.tokens.nbytes
+        prepared = 0 if self.prepared is None else self.prepared.nbytes
+        pixels = self.picture.pixels.nbytes + sum(each.nbytes for each in self.superpixels)
+        return self.embeddings.nbytes + tokens + prepared + pixels
 
     @property
     def num_crops(self) -> int:
@@ -290,6 +319,17 @@ class Localizer:
                     yield waiting.popleft().encoded()
         if stopped:
             raise stopped[0]
+
+    def prepare(self, encoded: Encoded) -> Encoded:
+        """The same picture, for one that will be asked again and again.
+
+        Answers are the same to the last digit and come several times as quick; it takes as many
+        floats more for each window and each token as there are negatives.
+        """
+        scale, negatives = self.encoder.logit_scale, self._all_negatives
+        windows = Opposition.of(encoded.embeddings, negatives, scale)
+        tokens = None if encoded.tokens is None else Opposition.of(encoded.tokens, negatives, scale)
+        return replace(encoded, prepared=Prepared(negatives, windows, tokens))
 
     def locate(
         self, image: ImageSource | Encoded, prompts: str | Prompt | Sequence[str | Prompt]
@@ -520,6 +560,11 @@ class Localizer:
         return bank, self._embed(own) if own else bank[:0], synonym_limit(bank)
 
     @cached_property
+    def _all_negatives(self) -> torch.Tensor:
+        """The bank and the user's own negatives, (K + L, D)."""
+        return torch.cat(self._negatives[:2])
+
+    @cached_property
     def _parts(self) -> torch.Tensor:
         """Which words of the bank are parts of which, bool (K, K)."""
         return parts_of(self.bank_words)
@@ -561,23 +606,27 @@ class Localizer:
         scale, tokens = self.encoder.logit_scale, encoded.tokens
         contest = self._contest(queries)
         check_same_length(self.encoder, contest.wanted, encoded.embeddings)
-        best = contest.scores(encoded.embeddings, scale)
+        of_windows, of_tokens = None, None
+        known = encoded.prepared
+        if known is not None and known.negatives is contest.negatives:
+            of_windows, of_tokens = known.windows, known.tokens
+        best = contest.scores(encoded.embeddings, scale, opposition=of_windows)
         if tokens is None:
             return best, None
         temper = getattr(self.encoder, "token_scale", scale) / scale
-        return best, contest.scores(tokens, scale, temper)
+        return best, contest.scores(tokens, scale, temper, of_tokens)
 
     def _contest(self, queries: _Queries) -> Contest:
         """What is no rival of one of a prompt's alternatives is none of the others either."""
         bank, own, limit = self._negatives
         wanted, owner, count = queries.wanted, queries.owner, queries.prompts
-        negatives, against = torch.cat([bank, own]), rivals(wanted, bank, own, limit, self._parts)
+        against = rivals(wanted, bank, own, limit, self._parts)
         near = best_of((~against).float().T, owner, count).T.bool()
         against = ~near[owner]
+        unlike = None
         if queries.unlike is not None:
-            negatives = torch.cat([negatives, queries.unlike])
-            against = torch.cat([against, owner[:, None] == queries.unlike_owner], 1)
-        return Contest(wanted, owner, negatives, against, count)
+            unlike = queries.unlike, owner[:, None] == queries.unlike_owner
+        return Contest(wanted, owner, self._all_negatives, against, count, unlike)
 
     def _find_boxes(
         self,

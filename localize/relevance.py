@@ -95,6 +95,46 @@ def best_of(scores: torch.Tensor, owner: torch.Tensor, prompts: int) -> torch.Te
     return best.scatter_reduce(-1, owner.expand(scores.shape), scores, "amax")
 
 
+@dataclass(frozen=True, eq=False)
+class Opposition:
+    """How much R embeddings are like each of K negatives, whatever is asked of them.
+
+    top: float32 (R, 1), the largest logit of each embedding. weights: float32 (R, K),
+    exp(logit - top). It takes K floats an embedding: hundreds, as the embedding itself.
+    """
+
+    top: torch.Tensor
+    weights: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, embeddings: torch.Tensor, negatives: torch.Tensor, logit_scale: float
+    ) -> Opposition:
+        """embeddings: unit-norm (..., D), R in all. negatives: unit-norm (K, D)."""
+        rows = embeddings.reshape(-1, embeddings.shape[-1])
+        top = rows.new_empty(len(rows), 1)
+        weights = rows.new_empty(len(rows), len(negatives))
+        at_once = _rows_at_once(negatives)
+        for part, of_top, of_weights in zip(
+            rows.split(at_once), top.split(at_once), weights.split(at_once), strict=True
+        ):
+            logits = logit_scale * part @ negatives.T
+            of_top.copy_(logits.amax(-1, True))
+            torch.exp(logits.sub_(of_top), out=of_weights)
+        return cls(top, weights)
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return self.top.nbytes + self.weights.nbytes
+
+
+def _rows_at_once(negatives: torch.Tensor) -> int:
+    """Embeddings that are scored together. Their number is the same whatever is asked, and whether
+    their opposition is known: so are the scores, to the last digit."""
+    return max(1, LOGITS_AT_ONCE // len(negatives))
+
+
 def probabilities(
     embeddings: torch.Tensor,
     prompts: torch.Tensor,
@@ -102,42 +142,38 @@ def probabilities(
     against: torch.Tensor,
     logit_scale: float,
     temper: float = 1.0,
+    opposition: Opposition | None = None,
+    unlike: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """How much more each embedding is like the prompt than like anything else.
 
     embeddings: unit-norm (..., D). prompts: unit-norm (P, D). negatives: unit-norm (K, D).
-    against: bool (P, K), the negatives of each prompt; see `rivals`.
+    against: bool (P, K), the negatives of each prompt; see `rivals`. opposition: of the embeddings
+    and these negatives, where it is known already. unlike: further negatives, unit-norm (L, D), and
+    whose they are, bool (P, L).
     Returns float32 (..., P) in [0, 1]: for each prompt alone, the softmax of logit_scale * cosine
     over the prompt and its negatives, and of that the log-odds multiplied by `temper`. A softmax at
     a lower scale would do more than blunt: among hundreds of negatives that are nearly alike even a
     sure thing would be one of hundreds. So .5 stays .5, however many they are.
     """
     rows = embeddings.reshape(-1, embeddings.shape[-1])
-    at_once = max(1, LOGITS_AT_ONCE // (len(prompts) + len(negatives)))
-    parts = [
-        _probabilities(part, prompts, negatives, against, logit_scale, temper)
-        for part in rows.split(at_once)
-    ]
+    at_once = _rows_at_once(negatives)
+    counted = against.T.float()
+    parts = []
+    for start in range(0, len(rows), at_once):
+        part = slice(start, start + at_once)
+        if opposition is None:
+            known = Opposition.of(rows[part], negatives, logit_scale)
+        else:
+            known = Opposition(opposition.top[part], opposition.weights[part])
+        least = torch.finfo(torch.float32).tiny  # where a prompt has no rival that counts
+        others = torch.log((known.weights @ counted).clamp_min(least)) + known.top
+        if unlike is not None:
+            own = Opposition.of(rows[part], unlike[0], logit_scale)
+            more = torch.log(own.weights @ unlike[1].T.float()) + own.top
+            others = torch.logaddexp(others, more)
+        parts.append(torch.sigmoid(temper * (logit_scale * rows[part] @ prompts.T - others)))
     return torch.cat(parts).view(*embeddings.shape[:-1], len(prompts))
-
-
-def _probabilities(
-    embeddings: torch.Tensor,
-    prompts: torch.Tensor,
-    negatives: torch.Tensor,
-    against: torch.Tensor,
-    logit_scale: float,
-    temper: float,
-) -> torch.Tensor:
-    """`probabilities` of a few embeddings (R, D): float32 (R, P)."""
-    logits = logit_scale * embeddings @ prompts.T
-    unwanted = logit_scale * embeddings @ negatives.T
-    top = torch.maximum(logits.amax(-1, True), unwanted.amax(-1, True))
-    wanted = torch.exp(logits - top)
-    others = torch.exp(unwanted.sub_(top)) @ against.T.float()
-    if temper != 1:
-        wanted, others = wanted**temper, others**temper
-    return wanted / (wanted + others).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def negatives_weight(
@@ -159,7 +195,8 @@ class Contest:
     """P prompts, of Q alternatives in all, and what each is scored against.
 
     wanted: unit-norm (Q, D). owner: int64 (Q,), the prompt of each. negatives: unit-norm (K, D),
-    the bank's first. against: bool (Q, K), the negatives of each; see `rivals`. prompts: P.
+    the bank's first. against: bool (Q, K), the negatives of each; see `rivals`. prompts: P. unlike:
+    further negatives (L, D) and whose they are, bool (Q, L), or None.
     """
 
     wanted: torch.Tensor
@@ -167,16 +204,28 @@ class Contest:
     negatives: torch.Tensor
     against: torch.Tensor
     prompts: int
+    unlike: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def scores(
-        self, embeddings: torch.Tensor, logit_scale: float, temper: float = 1.0
+        self,
+        embeddings: torch.Tensor,
+        logit_scale: float,
+        temper: float = 1.0,
+        opposition: Opposition | None = None,
     ) -> torch.Tensor:
         """How much embeddings (..., D) look like the prompts, (..., P); see `probabilities`.
 
         Each alternative is judged alone and the best counts.
         """
         judged = probabilities(
-            embeddings, self.wanted, self.negatives, self.against, logit_scale, temper
+            embeddings,
+            self.wanted,
+            self.negatives,
+            self.against,
+            logit_scale,
+            temper,
+            opposition,
+            self.unlike,
         )
         return best_of(judged, self.owner, self.prompts)
 

@@ -13,6 +13,7 @@ from colours import ColourEncoder, unit
 from PIL import Image
 
 from localize import Localizer, Options, Prompt
+from localize.evaluation.scenes import demo_scene
 from localize.prompts import as_prompt
 from localize.relevance import relevance_maps
 
@@ -541,3 +542,23 @@ def test_a_threshold_says_what_is_reported_and_changes_no_map(localizer):
     counts = [len(result.boxes) for result in results]
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] == 0 < counts[0]
+
+
+def test_a_prepared_picture_gives_the_same_answers_to_the_last_digit():
+    plain = Localizer.from_pretrained("emoji", options=Options(negatives=("a wolf",)))
+    other = Localizer(plain.encoder)
+    encoded = plain.encode(demo_scene().image)
+    prepared = plain.prepare(encoded)
+    assert prepared.nbytes > encoded.nbytes
+    prompts = [
+        "a cat",
+        "a bicycle",
+        Prompt.of("vehicle", any=["a car", "a house"], negatives=["a church"]),
+        Prompt.from_image(demo_scene().image[330:590, 480:700], "like this"),
+    ]
+    for asked in (prompts, prompts[:1], prompts[2:]):
+        for localizer in (plain, other):  # what another one prepared is of no use, and does no harm
+            found, expected = localizer.locate(prepared, asked), localizer.locate(encoded, asked)
+            assert found.boxes == expected.boxes
+            assert np.array_equal(found.presence, expected.presence)
+            assert np.array_equal(found.maps, expected.maps)

@@ -229,3 +229,16 @@ def test_parts_of_what_is_asked_for_do_not_speak_against_it():
         [True, False, True, True],  # the whole still speaks against its part
         [True, True, False, True],
     ]
+
+
+def test_negatives_of_one_prompt_count_for_it_alone_and_as_if_they_were_in_the_bank():
+    embeddings, prompts = vectors(6), vectors(2, seed=1)
+    negatives, own = vectors(5, seed=2), vectors(3, seed=3)
+    whose = torch.tensor([[True, True, False], [False, False, False]])
+    against = torch.ones(2, 5).bool()
+    found = probabilities(embeddings, prompts, negatives, against, 20.0, unlike=(own, whose))
+    both, all_against = torch.cat([negatives, own]), torch.cat([against, whose], 1)
+    assert torch.allclose(found, probabilities(embeddings, prompts, both, all_against, 20.0))
+    alone = probabilities(embeddings, prompts, negatives, against, 20.0)
+    assert torch.equal(found[:, 1], alone[:, 1])
+    assert (found[:, 0] < alone[:, 0]).all()

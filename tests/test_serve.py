@@ -34,7 +34,7 @@ uvicorn = pytest.importorskip("uvicorn", reason="needs the extra app")
 pytest.importorskip("fastapi", reason="needs the extra app")
 
 from localize.serve.app import make_app  # noqa: E402
-from localize.serve.desk import Desk, size_of  # noqa: E402
+from localize.serve.desk import Desk  # noqa: E402
 from localize.serve.pictures import Pictures, Place, places  # noqa: E402
 from localize.serve.server import configured  # noqa: E402
 from localize.serve.x_anylabeling import in_parts  # noqa: E402
@@ -172,7 +172,7 @@ def test_a_kept_picture_is_not_encoded_again(client: Any, localizer: Counting) -
 
 
 def test_kept_pictures_stay_within_their_megabytes_and_the_oldest_go(localizer: Counting) -> None:
-    megabytes = 2.5 * size_of(localizer.encode(picture())) / 1e6
+    megabytes = 2.5 * localizer.prepare(localizer.encode(picture())).nbytes / 1e6
     with running(localizer, Pictures(MAX_BYTES), megabytes=megabytes) as client:
         for seed in (0, 2, 4, 2):
             locate(client, picture(seed), "a cat")

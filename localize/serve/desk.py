@@ -11,10 +11,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from localize.images import read_image
 from localize.localizer import Encoded, Localizer, Progress
@@ -42,7 +40,7 @@ class Desk:
     def kept_bytes(self) -> int:
         """What the pictures that are kept take."""
         with self._lock:
-            return sum(map(size_of, self._kept.values()))
+            return sum(encoded.nbytes for encoded in self._kept.values())
 
     def warm_up(self) -> None:
         """Make what the first question needs, the embeddings of the negatives among it."""
@@ -88,20 +86,10 @@ class Desk:
         if found is not None:
             return found
         picture = read_image(data, max_pixels=self.localizer.options.max_pixels)
-        encoded = self.localizer.encode(picture, progress)
-        if size_of(encoded) <= self._limit:
+        encoded = self.localizer.prepare(self.localizer.encode(picture, progress))
+        if encoded.nbytes <= self._limit:
             with self._lock:
                 self._kept[key] = encoded
-                while sum(map(size_of, self._kept.values())) > self._limit:
+                while sum(each.nbytes for each in self._kept.values()) > self._limit:
                     self._kept.popitem(last=False)
         return encoded
-
-
-def size_of(encoded: Encoded) -> int:
-    """What an encoded picture takes in memory, its superpixels (made now, if need be) included."""
-    tensors = [encoded.embeddings, *(() if encoded.tokens is None else (encoded.tokens,))]
-    arrays: list[npt.NDArray[Any]] = [encoded.picture.pixels]
-    for each in encoded.superpixels:
-        sharing = each.sharing
-        arrays += [each.segments, sharing.data, sharing.indices, sharing.indptr]
-    return sum(each.nbytes for each in tensors) + sum(each.nbytes for each in arrays)
