@@ -75,13 +75,14 @@ def measure(address: str, pid: int, scenes: list[bytes], parsed: argparse.Namesp
         clients = [pool.submit(client, number) for number in range(parsed.clients)]
         while not all(each.done() for each in clients):
             memory.append(resident(pid))
-            time.sleep(1)
+            time.sleep(0.5)
         for each in clients:
             each.result()
-    third = len(memory) // 3
+    third = max(1, len(memory) // 3)
+    thirds = [memory[start * third : (start + 1) * third] for start in range(3)]
     return counts | {
-        "megabytes_after_a_third": round(max(memory[: third + 1])),
-        "megabytes_at_most_later": round(max(memory[third:])),
+        "megabytes_median_of_each_third": [round(statistics.median(each)) for each in thirds],
+        "megabytes_at_most_in_each_third": [round(max(each)) for each in thirds],
         **kept_beside_new(address),
     }
 

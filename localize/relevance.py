@@ -160,7 +160,7 @@ def probabilities(
     at_once = _rows_at_once(negatives)
     counted = against.T.float()
     parts = []
-    for start in range(0, len(rows), at_once):
+    for start in range(0, max(1, len(rows)), at_once):
         part = slice(start, start + at_once)
         if opposition is None:
             known = Opposition.of(rows[part], negatives, logit_scale)

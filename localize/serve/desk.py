@@ -18,6 +18,7 @@ from localize.images import read_image
 from localize.localizer import Encoded, Localizer, Progress
 from localize.prompts import Prompt
 from localize.result import Localization
+from localize.serve.memory import give_back
 
 
 class Desk:
@@ -58,6 +59,7 @@ class Desk:
         if encoded is None:
             loop = asyncio.get_running_loop()
             encoded = await loop.run_in_executor(self._encoding, self._encode, key, data, progress)
+            self._encoding.submit(give_back)  # after the answer, before the next picture
         return encoded
 
     async def locate(
