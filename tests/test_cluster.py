@@ -1,11 +1,13 @@
 """The same run on Ray: the same answers, whoever dies on the way."""
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -19,7 +21,10 @@ from PIL import Image
 
 pytest.importorskip("ray", reason="needs the extra 'ray'")
 
+from pyarrow import parquet
+
 from localize import Localizer, Options, cluster
+from localize.cli import main
 from localize.cluster.plan import Machine
 from localize.cluster.start import check_answers, check_installed
 from localize.index import Progress, Store, settings_of, update
@@ -164,8 +169,8 @@ def test_files_are_those_without_ray_even_where_a_worker_is_killed(
     job, tasks = job_of(tmp_path / "ray", photos)
     done = on_ray(job, tasks, TWO, partial(load_deadly, once))
     assert not once.exists()
-    assert sorted(str(each.task.path) for each in done) == sorted(map(str, photos.iterdir()))
-    assert [each.task.path.name for each in done if each.problem] == ["bad.png"]
+    assert sorted(str(each.path) for each in done) == sorted(map(str, photos.iterdir()))
+    assert [each.path.name for each in done if each.problem] == ["bad.png"]
     assert files_in(tmp_path / "ray") == without_ray(tmp_path / "plain", photos)
 
 
@@ -174,7 +179,7 @@ def test_a_picture_that_kills_its_workers_is_set_aside_and_named(
 ) -> None:
     poison = orange(photos / "10.png")
     job, tasks = job_of(tmp_path / "ray", photos)
-    problems = {each.task.path: each.problem for each in on_ray(job, tasks)}
+    problems = {each.path: each.problem for each in on_ray(job, tasks)}
     assert problems.pop(photos / "bad.png") is not None
     assert problems.pop(poison) == f"cannot search {poison}: its process died 3 times"
     assert list(problems.values()) == [None] * 19
@@ -216,6 +221,66 @@ def test_an_index_made_on_ray_is_the_one_made_without(photos: Path, tmp_path: Pa
     ray, here = (indexed(each, photos, each == store) for each in (store, folder))
     assert ray == here
     assert here[0].known > 2
+
+
+def test_a_run_goes_on_where_its_killed_driver_was(photos: Path, tmp_path: Path) -> None:
+    folder, plain = tmp_path / "ray", tmp_path / "plain"
+    command = ["detect", str(photos), "--prompt", "a cat", "--model", "emoji", "--quiet"]
+    command += ["--scales", "1", "--overlays", "none"]
+    on_ray = [*command, "-o", str(folder), "--ray", "--ray-workers", "1"]
+    driver = subprocess.Popen([sys.executable, "-m", "localize", *on_ray])
+    while driver.poll() is None and not list(folder.glob("*.json")):
+        time.sleep(0.05)
+    driver.kill()
+    driver.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png.json")}
+    assert 0 < len(before) < 20
+    assert main([*on_ray, "--resume"]) == 1  # There is a file that is no picture.
+    assert main([*command, "-o", str(plain)]) == 1
+    for path in plain.glob("*.png.json"):
+        assert path.read_bytes() == (folder / path.name).read_bytes()
+        if path.name in before:
+            assert (folder / path.name).stat().st_mtime_ns == before[path.name]
+    facts = [json.loads((each / "run.json").read_text()) for each in (folder, plain)]
+    assert facts[0].pop("speed")["images"] <= 20 - len(before)
+    assert facts[1].pop("speed")["images"] == 20
+    assert facts[0] == facts[1]
+
+
+def test_parquet_files_hold_a_row_a_picture_and_what_was_asked(
+    photos: Path, tmp_path: Path
+) -> None:
+    """Read from addresses, as of any file system of Arrow's."""
+    folder, asked = tmp_path / "answers", [as_prompt("red"), as_prompt("blue")]
+    address, question = folder.as_uri(), {"prompts": ["red", "blue"]}
+    paths, problems = cluster.find_pictures([photos.as_uri()], {".png"})
+    assert (len(paths), problems) == (21, [])
+    assert cluster.finished(address, question) == set()
+    done = list(
+        cluster.detect_into(address, paths, asked, load, question, options=OPTIONS, plan=ONE)
+    )
+    assert sorted(each.path for each in done) == paths
+    assert cluster.finished(address, question) == set(map(str.encode, paths))
+    with pytest.raises(ValueError, match="holds answers to other prompts"):
+        cluster.finished(address, {"prompts": ["blue"]})
+    rows = [row for part in folder.iterdir() for row in parquet.read_table(part).to_pylist()]
+    assert sorted(row["path"] for row in rows) == paths
+    for row in rows:
+        name = row["path"].removeprefix("file://")
+        if name.endswith("bad.png"):
+            assert row["problem"].startswith(f"cannot read file://{name}: it is not a picture")
+        else:
+            expected = load().locate(name, asked)
+            assert row["presence"] == expected.presence.tolist()
+            assert [box["score"] for box in row["boxes"]] == [b.score for b in expected.boxes]
+
+
+@pytest.mark.parametrize("words", [["--parquet", "x"], ["--ray-plan"], ["--ray-workers", "2"]])
+def test_options_that_go_with_ray_are_refused_without_it(
+    words: list[str], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["detect", str(photos), "-p", "red", "--model", "emoji", *words]) == 2
+    assert "with --ray" in capsys.readouterr().err
 
 
 def test_without_anybody_at_the_address_there_is_one_sentence_and_exit_code_2(

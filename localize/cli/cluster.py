@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localize.cli.shared import make_localizer, say
+from localize.cli.shared import complain, make_localizer, progress, say, summary
+from localize.names import display_name
 from localize.options import Options
 
 if TYPE_CHECKING:
-    from localize.cluster import Plan
+    from localize.cluster import Outcome, Plan
     from localize.localizer import Localizer
 
 CALIBRATING = 64
@@ -99,3 +100,19 @@ def _load(
     if os.path.isdir(folder):  # A model's folder means what it meant where it was typed.
         os.chdir(folder)
     return make_localizer(words, options, pictures)
+
+
+def shown(outcomes: Iterator[Outcome], count: int, parsed: argparse.Namespace) -> Iterator[Outcome]:
+    """What comes of pictures on a cluster, told as it comes."""
+    with progress(None, count, parsed.quiet) as bar:
+        for done in outcomes:
+            name = display_name(done.path)
+            if done.problem is not None:
+                complain(done.problem)
+            elif not parsed.quiet:
+                for note in done.notes:
+                    complain(f"{name}: {note}")
+                if parsed.print == "answers":
+                    say(summary(done, name))
+            bar.update()
+            yield done

@@ -15,10 +15,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from localize.cli.asking import add_prompts, asked_of, check_asked
-from localize.cli.cluster import add_ray, loading, on_cluster, say_plan
+from localize.cli.cluster import add_ray, loading, on_cluster, say_plan, shown
 from localize.cli.shared import (
     DONE,
     EXPORTS,
@@ -40,7 +40,7 @@ from localize.cli.shared import (
 from localize.names import display_name, printable
 
 if TYPE_CHECKING:
-    from localize.cluster import Plan
+    from localize.cluster import Outcome, Plan
     from localize.export import Found
     from localize.images import ImageSource
     from localize.options import Options
@@ -116,6 +116,12 @@ def add(commands: Commands) -> None:
         "--null", action="store_true", help="end printed paths with a null, as xargs -0 reads"
     )
     add_ray(detect)
+    detect.add_argument(
+        "--parquet",
+        metavar="FOLDER",
+        help="with --ray: write answers as Parquet, a row an image, in place of files for each; "
+        "FOLDER and IMAGES may be addresses as s3://bucket/folder",
+    )
     add_model(detect)
     add_options(detect)
     detect.set_defaults(run=run)
@@ -128,11 +134,28 @@ def run(parsed: argparse.Namespace) -> int:
     check_asked(parsed)
     parsed.images, parsed.prompts = _told_apart(parsed.images, parsed.prompts)
     check_folder(parsed.output)
+    if parsed.parquet is not None:
+        _check_parquet(parsed)
     with on_cluster(parsed) as plan:
-        if parsed.ray_plan and plan is not None:
+        if plan is None:
+            return _detect(parsed, options, None)
+        if parsed.ray_plan:
             say_plan(plan)
             return DONE
+        if parsed.parquet is not None:
+            return _detect_into(parsed, options, plan)
         return _detect(parsed, options, plan)
+
+
+def _check_parquet(parsed: argparse.Namespace) -> None:
+    """Raise ValueError for what --parquet does not go along with."""
+    if parsed.ray is None:
+        raise ValueError("--parquet is for runs with --ray")
+    for name in ("crops", "report", "export"):
+        if getattr(parsed, name):
+            raise ValueError(f"--{name} is of a run's own files, which --parquet does not write")
+    if parsed.print != "answers":
+        raise ValueError("--print is of a run's own files, which --parquet does not write")
 
 
 def _inputs(parsed: argparse.Namespace) -> tuple[list[Path], list[str]]:
@@ -153,26 +176,34 @@ def _inputs(parsed: argparse.Namespace) -> tuple[list[Path], list[str]]:
     return kept, problems
 
 
-def _detect(parsed: argparse.Namespace, options: Options, plan: Plan | None) -> int:
+def _settings(
+    parsed: argparse.Namespace, options: Options, asked: Sequence[Prompt], has_pictures: bool
+) -> dict[str, Any]:
+    """What answers hang on, but for the prompts' labels."""
     from localize.encoders import checkpoint_identity
     from localize.prompts import as_prompt
-    from localize.runs import Run, is_video
 
-    asked = asked_of(parsed)
-    paths, problems = _inputs(parsed)
-    pictures = [path for path in paths if not is_video(path)]
-    hide_downloads(parsed.quiet)
+    model = checkpoint_identity(parsed.model, unpickle=parsed.unpickle) if has_pictures else None
     settings = {
         "model": parsed.model,
-        "checkpoint": checkpoint_identity(parsed.model, unpickle=parsed.unpickle)
-        if paths
-        else None,
+        "checkpoint": model,
         "dtype": parsed.dtype,
         **asdict(options),
         # What labels alone do not say.
         "asked": [each.to_dict() for each in asked if each != as_prompt(each.label)],
     }
     del settings["batch_size"]  # Answers do not hang on it.
+    return settings
+
+
+def _detect(parsed: argparse.Namespace, options: Options, plan: Plan | None) -> int:
+    from localize.runs import Run, is_video
+
+    asked = asked_of(parsed)
+    paths, problems = _inputs(parsed)
+    pictures = [path for path in paths if not is_video(path)]
+    hide_downloads(parsed.quiet)
+    settings = _settings(parsed, options, asked, has_pictures=bool(paths))
     if len(pictures) < len(paths):
         settings["every"] = parsed.every
     job = Run(
@@ -271,21 +302,58 @@ def _detect_on_cluster(
     """`_detect_all` by the workers of a cluster; the failed ones in the order of the tasks."""
     from localize import cluster
 
-    failed: dict[ImageSource, str] = {}
     load = loading(parsed, options, [task.path for task in tasks])
-    with progress(None, len(tasks), parsed.quiet) as bar:
-        for done in cluster.detect(job, tasks, asked, load, options=options, plan=plan):
-            name = display_name(done.task.path)
-            if done.problem is not None:
-                failed[done.task.path] = done.problem
-                complain(done.problem)
-            elif not parsed.quiet:
-                for note in done.notes:
-                    complain(f"{name}: {note}")
-                if parsed.print == "answers":
-                    say(summary(done, name))
-            bar.update()
+    outcomes = cluster.detect(job, tasks, asked, load, options=options, plan=plan)
+    failed = {
+        done.path: done.problem for done in shown(outcomes, len(tasks), parsed) if done.problem
+    }
     return {task.path: failed[task.path] for task in tasks if task.path in failed}
+
+
+def _detect_into(parsed: argparse.Namespace, options: Options, plan: Plan) -> int:
+    """Answers as Parquet files in place of a run's own."""
+    from localize import cluster, images
+    from localize.export import totals
+    from localize.runs import Summary
+
+    asked = asked_of(parsed)
+    paths, problems = cluster.find_pictures(parsed.images, images.SUFFIXES)
+    for problem in problems:
+        complain(problem)
+    hide_downloads(parsed.quiet)
+    settings = _settings(parsed, options, asked, has_pictures=bool(paths))
+    labels = [each.label for each in asked]
+    question = {"prompts": labels, "settings": settings}
+    there = cluster.finished(parsed.parquet, question)
+    if there and not parsed.resume:
+        raise ValueError(
+            f"{display_name(parsed.parquet)} holds answers; go on with --resume, or choose another "
+            "folder for --parquet"
+        )
+    left = [path for path in paths if path.encode("utf-8", "surrogateescape") not in there]
+    load = loading(parsed, options, [Path(path) for path in left if "://" not in path])
+    start = time.monotonic()
+    failed: list[str] = []
+
+    def answered() -> Iterator[Outcome]:
+        outcomes = cluster.detect_into(
+            parsed.parquet, left, asked, load, question, options=options, plan=plan
+        )
+        for done in shown(outcomes, len(left), parsed) if left else ():
+            if done.problem is None:
+                yield done
+            else:
+                failed.append(done.problem)
+
+    count, found = totals(answered(), labels)
+    if not parsed.quiet:
+        if left or not paths:
+            seconds = round(time.monotonic() - start, 3)
+            done = Summary(count, 0, tuple(found), (*problems, *failed), count, seconds)
+            say(_told(done, 0, len(left), parsed.parquet))
+        if there:
+            say(f"{len(paths) - len(left):,} of {len(paths):,} images were there already.")
+    return SOME_FAILED if problems or failed else DONE
 
 
 def _watch_all(

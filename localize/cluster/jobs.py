@@ -6,13 +6,14 @@ Knows the stages and in what order they stand; must not know what they do.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from localize.cluster import parquet
 from localize.cluster.ledger import start_ledger
 from localize.cluster.plan import Plan, make_plan
 from localize.cluster.reading import PROBLEM, Columns, only_read, reading
@@ -97,10 +98,11 @@ def encode(
 class Outcome:
     """What came of one picture of a run.
 
-    problem: why it has no answers, or None. notes, presence and boxes: as of `Localization`.
+    path: as it was given. problem: why it has no answers, or None. notes, prompts, presence and
+    boxes: as of `Localization`.
     """
 
-    task: Task
+    path: str | os.PathLike[str]
     problem: str | None
     notes: tuple[str, ...]
     prompts: tuple[str, ...]
@@ -143,16 +145,56 @@ def detect(
     answered = _through(dataset, ledger, plan, options, Locating, arguments)
     with plain_errors():
         for row in answered.drop_columns(["path", TASK]).iter_rows():
-            task = tasks[row["number"]]
-            whole, typed = os.path.abspath(task.path), display_name(task.path)
-            yield Outcome(
-                task,
-                row[PROBLEM] and row[PROBLEM].replace(display_name(whole), typed),
-                tuple(row["notes"] or ()),
-                job.prompts,
-                tuple(() if row["presence"] is None else row["presence"]),
-                tuple(map(_box, row["boxes"] or ())),
-            )
+            yield _outcome(row, tasks[row["number"]].path, job.prompts)
+
+
+def detect_into(
+    folder: str,
+    paths: Sequence[str],
+    prompts: Sequence[Prompt],
+    load: Load,
+    question: Mapping[str, Any],
+    *,
+    options: Options,
+    plan: Plan,
+) -> Iterator[Outcome]:
+    """Write a row a picture into Parquet files in a folder; what came of each picture.
+
+    folder: a path that all machines share, or an address of one of Arrow's file systems.
+    paths: whole paths or addresses. question: what was asked, to be kept in the files.
+
+    In no particular order, each once, when it is written. Raises files.OutputError where nothing
+    more can be written.
+    """
+    import pyarrow as pa
+
+    prepare()
+    parquet.make_folder(folder)
+    ledger = start_ledger()
+    table = pa.table({"path": pa.array(paths, pa.string())})
+    dataset, plan = in_blocks(table, plan)
+    arguments = (ledger, load, tuple(prompts), None)
+    answered = _through(dataset, ledger, plan, options, Locating, arguments)
+    written = answered.map_batches(
+        parquet.write_part,
+        batch_size=parquet.rows_in_part(len(paths)),
+        batch_format="pyarrow",
+        fn_args=(folder, question),
+        num_cpus=plan.reader_cpus,
+    )
+    labels = tuple(prompt.label for prompt in prompts)
+    with plain_errors():
+        for row in written.iter_rows():
+            yield _outcome(row, row["path"], labels)
+
+
+def _outcome(row: Columns, path: str | os.PathLike[str], prompts: tuple[str, ...]) -> Outcome:
+    problem = row[PROBLEM]
+    if problem is not None:  # The file is named as it was typed.
+        problem = problem.replace(display_name(os.path.abspath(path)), display_name(path))
+    presence = () if row["presence"] is None else row["presence"]
+    boxes = map(_box, row["boxes"] or ())
+    return Outcome(path, problem, tuple(row["notes"] or ()), prompts, tuple(presence), tuple(boxes))
 
 
 def _through(

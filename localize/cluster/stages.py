@@ -8,7 +8,9 @@ from __future__ import annotations
 import errno
 import json
 import platform
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,9 +127,17 @@ class Stage:
         def on_error(source: Any, error: Exception) -> None:
             failed[waiting.pop(id(source))] = str(error)
 
-        for result in self.results(pictures(), on_error):
-            number = waiting.pop(id(result.source))
-            yield number, self.columns(result, table, rows[number])
+        # What is made of one result, files among it, is made beside the next.
+        with ThreadPoolExecutor(1) as beside:
+            making: deque[tuple[int, Future[Columns]]] = deque()
+            for result in self.results(pictures(), on_error):
+                number = waiting.pop(id(result.source))
+                making.append((number, beside.submit(self.columns, result, table, rows[number])))
+                if len(making) > 1:
+                    number, made = making.popleft()
+                    yield number, made.result()
+            for number, made in making:
+                yield number, made.result()
         for number, problem in failed.items():
             yield number, {PROBLEM: problem}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -54,15 +55,20 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[None]
 
     Raises ImportError without the extra `ray`, and ClusterError where nobody answers.
     """
+    where = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    if where == LOCAL and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        # Some of Ray's sockets are open to the network: nobody else is to know what they ask for.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     check_installed()
     import ray
 
     if ray.is_initialized():
         yield
         return
-    where = address or os.environ.get("RAY_ADDRESS") or LOCAL
     # What Ray's core would print goes to its log files; only that it was told so is printed.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Its news of workers that died would go to stdout, among the answers; no option keeps them off.
+    ray._private.worker._worker_logs_enabled = False
     if where == LOCAL:
         cores = max(workers or 1, os.cpu_count() or 1)
         with _no_stderr():

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from localize.result import Box, Localization
 
@@ -109,7 +109,14 @@ class Found:
     seconds: float = 0.0
 
 
-def totals(answers: Iterable[Answer], prompts: Sequence[str]) -> tuple[int, list[Found]]:
+class WithBoxes(Protocol):
+    """An `Answer`, or whatever else has boxes."""
+
+    @property
+    def boxes(self) -> Sequence[Box]: ...
+
+
+def totals(answers: Iterable[WithBoxes], prompts: Sequence[str]) -> tuple[int, list[Found]]:
     """How many answers there are, and what they say of each prompt; they are read one by one."""
     count, images, boxes = 0, Counter[str](), Counter[str]()
     for answer in answers:
