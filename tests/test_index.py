@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 import webbrowser
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -343,6 +345,43 @@ def test_a_killed_run_goes_on_to_what_an_unbroken_one_makes(
     unbroken = content(library)
     assert (rows, windows) == unbroken[:2]
     assert np.abs(vectors - unbroken[2]).max() < 1e-3
+
+
+# Object storage ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a bucket on an S3 server of this machine."""
+    server = pytest.importorskip("moto.server", reason="needs moto[server]")
+    running = server.ThreadedMotoServer(port=0)
+    running.start()
+    endpoint = "http://{}:{}".format(*running.get_host_and_port())
+    settings = {"ENDPOINT": endpoint, "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+    keys = {"ACCESS_KEY_ID": "some", "SECRET_ACCESS_KEY": "key"}
+    for name, value in (settings | keys).items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    request = urllib.request.Request(f"{endpoint}/pictures", method="PUT")
+    urllib.request.urlopen(request).close()
+    yield "s3://pictures"
+    running.stop()
+
+
+def test_a_store_can_lie_in_object_storage(library: Path, bucket: str) -> None:
+    localizer = Localizer(ColourEncoder(), OPTIONS)
+    store = Store.create(f"{bucket}/store", settings_of(localizer))
+    assert [*update(store, sorted(library.iterdir()), localizer)][-1].encoded == 4
+    (library / "red.png").unlink()
+    again = Store.create(f"{bucket}/store", settings_of(localizer))
+    *_, progress = update(again, library.iterdir(), localizer, folders=[library], prune=True)
+    assert (progress.unchanged, progress.pruned) == (3, 1)
+    index = Index.open(f"{bucket}/store", localizer=localizer)
+    assert files(index.search("blue")) == ["blue.png"]
+    assert index.search("red") == []
+    with pytest.raises(StoreError, match="s3://pictures/other is no store"):
+        Store.open(f"{bucket}/other")
+    with pytest.raises(StoreError, match="cannot reach the store s3://none/x: The specified buck"):
+        Store.open("s3://none/x")
 
 
 # What shows the same ----------------------------------------------------------------------------

@@ -39,7 +39,11 @@ def add(commands: Commands) -> None:
         "encoded. Needs the extra 'index'.",
     )
     index.add_argument("images", nargs="*", metavar="FOLDER", help="folders, files or globs")
-    index.add_argument("--store", metavar="PATH", help="the folder of the store; made if need be")
+    index.add_argument(
+        "--store",
+        metavar="PATH",
+        help="the folder of the store, or an address as s3://bucket/path; made if need be",
+    )
     index.add_argument(
         "--prune",
         action="store_true",
@@ -131,6 +135,7 @@ def _ending(done: Progress, pictures: int, store: str) -> str:
 
 def _status(path: str) -> int:
     from localize.index import Store
+    from localize.index.store import is_address
 
     store = Store.open(path)
     settings, rows = store.settings, store.picture_rows("problem IS NOT NULL AND NOT missing")
@@ -145,8 +150,9 @@ def _status(path: str) -> int:
         f"  model       {settings.model}",
         f"  scales      {' '.join(map(str, settings.scales))}, stride {settings.stride}, "
         f"budget {settings.budget or 'none'}",
-        f"  on disk     {_bytes_in(path) / 1e6:,.1f} MB",
     ]
+    if not is_address(store.place):
+        lines.append(f"  on disk     {_bytes_in(path) / 1e6:,.1f} MB")
     say("\n".join(lines))
     return DONE
 

@@ -1,12 +1,15 @@
-"""A store on the disk: its two tables, what they were made with, and who may write.
+"""A store, in a folder or in object storage: its two tables, what they were made with, and who may
+write.
 
-Knows LanceDB and the locks of a folder; must not know pictures, prompts or models.
+Knows LanceDB and the locks of a folder; must not know pictures, prompts or models. Object storage
+has no locks; how it is reached stands in the environment, which LanceDB reads by itself.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from localize.files import OutputError, make_folder
 from localize.index.schema import WHOLE, pictures_schema, windows_schema, windows_table
-from localize.names import display_name
+from localize.names import display_name, printable
 
 if TYPE_CHECKING:
     import pyarrow
@@ -45,6 +48,9 @@ CODE_BITS = 5
 
 KEPT = timedelta(minutes=10)
 """How long the tables' earlier versions stay, for whoever is reading them."""
+
+MOST_REASON = 200
+"""Letters of a report that cannot be made out."""
 
 NAMES_AT_ONCE = 1_000
 """The most values that one condition of a search lists."""
@@ -83,66 +89,65 @@ class Settings:
 
 
 class Store:
-    """A folder with the tables of a library. Opened by `Store.open` or made by `Store.create`."""
+    """The tables of a library. Opened by `Store.open` or made by `Store.create`.
 
-    def __init__(self, path: Path, settings: Settings, database: Any):
-        self.path, self.settings = path, settings
+    place: a folder's whole path, or the address of object storage, as in s3://bucket/library.
+    """
+
+    def __init__(self, place: str, settings: Settings, database: Any):
+        self.place, self.settings = place, settings
         self.pictures = database.open_table(PICTURES)
         self.windows = database.open_table(WINDOWS)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Store:
-        """Raises StoreError where there is none, ImportError without the extra `index`."""
-        folder = Path(path)
-        if not _is_store(folder):
+        """Raises StoreError where there is none, ImportError without the extra `index`.
+
+        path: of a folder, or an address of object storage with "://" in it.
+        """
+        place = _place_of(path)
+        if PICTURES not in _tables(place):
             raise StoreError(
-                f"{display_name(folder)} is no store; 'localize index FOLDER --store "
-                f"{display_name(folder)}' makes one"
+                f"{display_name(path)} is no store; 'localize index FOLDER --store "
+                f"{display_name(path)}' makes one"
             )
-        database = _connect(folder)
+        database = _connect(place)
         try:
             settings = Settings.from_json(database.open_table(PICTURES).schema.metadata[KEY])
-            return cls(folder, settings, database)
+            return cls(place, settings, database)
         except Exception as error:  # whatever a damaged table leads to
             raise StoreError(
-                f"the store {display_name(folder)} is damaged, or of another version of localize; "
+                f"the store {display_name(path)} is damaged, or of another version of localize; "
                 "make it anew at another path"
             ) from error
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], settings: Settings) -> Store:
-        """The store at a path, made where there is none.
+        """The store at a path, as in `open`, made where there is none.
 
         Raises StoreError where it was made with other settings, or where something else is there,
         and OutputError where it cannot be written.
         """
-        folder = Path(path)
-        if _is_store(folder):
-            store = cls.open(folder)
+        place = _place_of(path)
+        tables = _tables(place)
+        if PICTURES in tables:
+            store = cls.open(path)
             store.check(settings)
             return store
-        with suppress(FileNotFoundError, NotADirectoryError):
-            if any(
-                not name.startswith(".") and name != f"{WINDOWS}.lance"
-                for name in os.listdir(folder)
-            ):
-                raise StoreError(
-                    f"{display_name(folder)} holds other things than a store; "
-                    "choose another path for --store"
-                )
-        make_folder(folder)
-        database = _connect(folder)
+        if not is_address(place):
+            _make_folder(place, display_name(path))
+        database = _connect(place)
         metadata = {KEY: settings.to_json()}
         # The pictures' table last: where it is, there is a store.
-        if (folder / f"{WINDOWS}.lance").exists():  # left by a run that was killed right here
+        if WINDOWS in tables:  # left by a run that was killed right here
             database.drop_table(WINDOWS)
         database.create_table(WINDOWS, schema=windows_schema(settings.dimensions))
         database.create_table(PICTURES, schema=pictures_schema().with_metadata(metadata))
-        return cls(folder, settings, database)
+        return cls(place, settings, database)
 
     def check(self, wanted: Settings) -> None:
         """Raise StoreError where the store was made with other settings than those."""
-        have, name = self.settings, display_name(self.path)
+        have, name = self.settings, display_name(self.place)
         if (have.checkpoint, have.dimensions) != (wanted.checkpoint, wanted.dimensions):
             other = "other files of " if have.model == wanted.model else ""
             raise StoreError(
@@ -164,17 +169,20 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Let one process at a time write. Raises OutputError where another one does."""
-        if sys.platform == "win32":
+        """Let one process at a time write. Raises OutputError where another one does.
+
+        Object storage and Windows have no such locks: there the caller sees to it.
+        """
+        if sys.platform == "win32" or is_address(self.place):
             yield
             return
-        lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
+        lock = os.open(os.path.join(self.place, ".lock"), os.O_CREAT | os.O_RDWR, 0o666)
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise OutputError(
-                    f"cannot write to {display_name(self.path)}: another run is writing to it"
+                    f"cannot write to {display_name(self.place)}: another run is writing to it"
                 ) from error
             self.pictures.checkout_latest()
             self.windows.checkout_latest()
@@ -273,11 +281,17 @@ class Store:
             self.windows.drop_index(name)
 
 
-def _is_store(folder: Path) -> bool:
-    return (folder / f"{PICTURES}.lance" / "_versions").is_dir()
+def is_address(place: str) -> bool:
+    """Whether a place is object storage and no folder."""
+    return "://" in place
 
 
-def _connect(folder: Path) -> Any:
+def _place_of(path: str | os.PathLike[str]) -> str:
+    name = os.fspath(path)
+    return name if is_address(name) else os.path.abspath(name)
+
+
+def _connect(place: str) -> Any:
     os.environ.setdefault("LANCE_LOG", "error")  # It warns of what is no concern of the user.
     try:
         import lancedb
@@ -285,7 +299,44 @@ def _connect(folder: Path) -> Any:
         raise ImportError(
             "stores need the extra 'index': pip install 'clip-localize[index]'"
         ) from error
-    return lancedb.connect(os.path.abspath(folder))
+    return lancedb.connect(place)
+
+
+def _tables(place: str) -> set[str]:
+    """The tables that are there. Raises StoreError where object storage cannot be reached."""
+    if not is_address(place):
+        return {name for name in (PICTURES, WINDOWS) if _is_table(Path(place, f"{name}.lance"))}
+    try:
+        return set(_connect(place).list_tables().tables)
+    except ImportError:
+        raise
+    except Exception as error:  # whatever the storage and its client say
+        raise StoreError(
+            f"cannot reach the store {display_name(place)}: {_core_of(str(error))}"
+        ) from error
+
+
+def _core_of(report: str) -> str:
+    """What a storage's client, or the storage itself in XML, says in a report of many lines."""
+    found = re.search(r"<Message>(.*?)</Message>", report, re.DOTALL)
+    found = found or re.search(r'message: "(.*?)"', report)
+    return printable(found[1] if found else report[:MOST_REASON])
+
+
+def _is_table(folder: Path) -> bool:
+    return (folder / "_versions").is_dir()
+
+
+def _make_folder(place: str, name: str) -> None:
+    """Make a folder for a store. Raises StoreError where it holds something else."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if any(
+            not each.startswith(".") and each != f"{WINDOWS}.lance" for each in os.listdir(place)
+        ):
+            raise StoreError(
+                f"{name} holds other things than a store; choose another path for --store"
+            )
+    make_folder(place)
 
 
 def _in_parts(values: Iterable[str]) -> Iterator[list[str]]:
