@@ -6,11 +6,15 @@ import io
 import json
 import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -302,7 +306,7 @@ def test_a_library_shows_what_has_it_or_says_none(open_page: Any, library: Libra
     expect(page.locator("#found")).to_have_text("a violin: none of 3 pictures")
     page.locator("#query").fill("a cat")
     page.keyboard.press("Enter")
-    page.locator("#wall button").click()
+    page.locator("#wall:not(.doubtful) button").click()
     answered(page, "a cat")
     assert iou(next(iter(boxes_on(page).values())), CAT) > 0.6
     assert "garden.png" in page.locator("#facts").inner_text()
@@ -347,6 +351,21 @@ def test_a_new_picture_shows_its_progress_and_a_kept_one_has_none(client: Any) -
     assert {line["of"] for line in first if "of" in line} == {steps[-1]}
     (again,) = asked(client, picture=picture, prompts=["a cat"])
     assert again == first[-1]
+
+
+def test_a_picture_that_nobody_waits_for_is_encoded_no_further(
+    localizer: Localizer, client: Any
+) -> None:
+    image = np.tile(demo_scene().image, (1, 5, 1))  # of many windows
+    image[:8] = 9
+    picture = sent(client, png(image)).json()["id"]
+    question = {"picture": picture, "model": "emoji", "prompts": ["a cat"]}
+    with client.stream("POST", "/ask", json=question) as response:
+        first = json.loads(next(response.iter_lines()))
+    assert first["done"] < first["of"]
+    steps = asked(client, **question)  # it is not kept, so it begins anew
+    assert steps[0]["done"] < steps[0]["of"]
+    assert "answer" in steps[-1]
 
 
 def test_an_answer_is_the_localizers(client: Any, localizer: Localizer) -> None:
@@ -474,6 +493,32 @@ def test_an_upload_that_is_cut_leaves_nothing_and_the_next_one_is_taken(
 
 
 # The command ------------------------------------------------------------------------------------
+
+
+def test_sigterm_finishes_what_was_asked_and_ends_well() -> None:
+    command = [sys.executable, "-m", "localize", "app", "--model", "emoji", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        address = process.stdout.readline().split()[1]  # type: ignore[union-attr]
+        with (
+            httpx.Client(base_url=address, timeout=60, trust_env=False) as client,
+            ThreadPoolExecutor(4) as pool,
+        ):
+            pictures = [client.post(f"/examples/{n}").json()["id"] for n in range(4)]
+            first = [
+                pool.submit(asked, client, picture=picture, prompts=["a cat"])
+                for picture in pictures
+            ]
+            asked(client, picture=pictures[0], prompts=["a cat"])
+            process.send_signal(signal.SIGTERM)
+            assert all("answer" in each.result()[-1] for each in first)
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert "Stopped" in output
+        assert "Traceback" not in errors
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize(

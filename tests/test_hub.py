@@ -20,7 +20,7 @@ from test_checkpoints import Payload, refusal
 from localize.cli import main
 from localize.encoders import Encoder, load_encoder
 from localize.encoders.hub import CONVERTER, PINNED, find_files
-from localize.encoders.inspection import inspect_model
+from localize.encoders.inspection import inspect_model, installed_models
 
 B16 = "openai/clip-vit-base-patch16"
 B32 = "openai/clip-vit-base-patch32"
@@ -124,6 +124,21 @@ def test_a_download_is_announced_once(
         f"fetching {CLIP} (2 MB) from the Hugging Face hub, once, into "
         f"{huggingface_hub.constants.HF_HUB_CACHE}/models--somebody--clip"
     ]
+
+
+def test_installed_models_are_those_in_the_cache_that_would_load(
+    hub: Hub, repository: Repository
+) -> None:
+    folder = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    assert installed_models() == []
+    load(CLIP)
+    text_only = folder / "models--somebody--bert" / "snapshots" / ("0" * 40)
+    text_only.mkdir(parents=True)
+    (text_only / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "models--half").mkdir()
+    asked = len(hub.requests)
+    assert installed_models() == [CLIP]
+    assert len(hub.requests) == asked
 
 
 def test_only_what_is_needed_is_fetched(hub: Hub, repository: Repository, good: Path) -> None:

@@ -171,6 +171,30 @@ def test_a_kept_picture_is_not_encoded_again(client: Any, localizer: Counting) -
     assert localizer.encodes == before + 1
 
 
+def test_a_question_about_a_kept_picture_waits_for_no_new_one(localizer: Counting) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Localizer):
+        def encode(self, image: Any, progress: Any = None) -> Any:
+            if begun.is_set():
+                go_on.wait(60)
+            begun.set()
+            return super().encode(image, progress)
+
+    with (
+        running(Slow(localizer.encoder), Pictures(MAX_BYTES)) as client,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        locate(client, picture(30), "a cat")
+        new = beside.submit(locate, client, picture(32), "a cat")
+        try:
+            assert locate(client, picture(30), "a dog").status_code == 200
+            assert not new.done()
+        finally:
+            go_on.set()
+        assert new.result().json()["boxes"]
+
+
 def test_kept_pictures_stay_within_their_megabytes_and_the_oldest_go(localizer: Counting) -> None:
     megabytes = 2.5 * localizer.prepare(localizer.encode(picture())).nbytes / 1e6
     with running(localizer, Pictures(MAX_BYTES), megabytes=megabytes) as client:

@@ -7,15 +7,19 @@ that it was given with a hit, never by its path.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import os
 import secrets
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 from pydantic import Field
 
+from localize.app.lines import Put, StoppedError
 from localize.app.questions import Wanted
 from localize.app.uploads import small_picture
 from localize.images import ImageError, read_image
@@ -23,6 +27,7 @@ from localize.index import Hit, Index
 from localize.names import display_name, printable
 from localize.prompts import Prompt
 from localize.render.colours import colour_of
+from localize.result import Localization
 from localize.serve.refusal import RefusalError
 
 MOST_HITS = 60
@@ -35,10 +40,12 @@ THUMBNAIL_SIDE = 360
 
 
 class Search(Wanted):
-    """What to look for in the store. least: presence of a hit. top: the most hits."""
+    """What to look for in the store. least: presence of a hit. top: most hits. again: whether to
+    look again at what is likely, picture by picture."""
 
     least: float = Field(0.7, ge=0, le=1)
     top: int = Field(24, ge=1, le=MOST_HITS)
+    again: bool = False
 
 
 class Library:
@@ -47,23 +54,45 @@ class Library:
     def __init__(self, index: Index, max_pixels: int):
         self._index, self._max_pixels = index, max_pixels
         self._paths: OrderedDict[str, str] = OrderedDict()
+        self._secret = secrets.token_bytes(16)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="search")
 
     def facts(self) -> dict[str, Any]:
         """How many pictures it holds, and the model that looked at them."""
         return {"pictures": len(self._index), "model": self._index.store.settings.model}
 
-    async def search(self, prompts: Sequence[Prompt], least: float, top: int) -> dict[str, Any]:
-        """The hits, surest first, and among how many pictures. Boxes are in percent."""
+    async def search(self, prompts: Sequence[Prompt], asked: Search, put: Put) -> None:
+        """Put the hits, surest first, by windows alone; then, if that is asked for, how many
+        pictures were looked at again, and at last the hits as they are then."""
         if not prompts:
             raise RefusalError(422, "say first what to look for")
+        loop, stopped = asyncio.get_running_loop(), threading.Event()
+        looked = count(1)
 
-        def find() -> list[Hit]:
-            return self._index.search(prompts, top=top, min_presence=least, fast=True)
+        def tell(result: Localization) -> None:
+            if stopped.is_set():
+                raise StoppedError
+            loop.call_soon_threadsafe(put, {"looked": next(looked)})
 
-        hits = await asyncio.get_running_loop().run_in_executor(self._worker, find)
+        def find(fast: bool) -> list[Hit]:
+            if stopped.is_set():
+                raise StoppedError
+            self._index.on_look = tell
+            return self._index.search(prompts, top=asked.top, min_presence=asked.least, fast=fast)
+
         labels = [prompt.label for prompt in prompts]
-        return {"pictures": len(self._index), "hits": [self._shown(hit, labels) for hit in hits]}
+        try:
+            for fast in (True, False) if asked.again else (True,):
+                hits = await loop.run_in_executor(self._worker, find, fast)
+                put(
+                    {
+                        "hits": [self._shown(hit, labels) for hit in hits],
+                        "pictures": len(self._index),
+                        "last": not (asked.again and fast),
+                    }
+                )
+        finally:
+            stopped.set()
 
     def name(self, hit: str) -> str:
         """The name of a hit's file. Raises RefusalError for what was no hit lately."""
@@ -98,7 +127,7 @@ class Library:
         return self._paths[hit]
 
     def _shown(self, hit: Hit, labels: Sequence[str]) -> dict[str, Any]:
-        name = secrets.token_urlsafe(12)
+        name = hmac.digest(self._secret, os.fsencode(hit.file), "sha256")[:12].hex()
         self._paths[name] = hit.file
         while len(self._paths) > MOST_KNOWN:
             self._paths.popitem(last=False)

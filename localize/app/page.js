@@ -2,6 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const TYPING_MS = 120;
+const MOST_WORDS = 12;   // boxes with words beside them: more would hide the picture
 const TITLES = {
   json: "JSON", overlay: "Overlays", coco: "COCO", "coco-results": "COCO results", yolo: "YOLO",
   voc: "Pascal VOC", labelme: "LabelMe", "label-studio": "Label Studio", createml: "Create ML",
@@ -13,6 +14,7 @@ let picture = null;      // of the stage: its name on the server, its size, and 
 let like = [];           // rectangles to find more like
 let answer = null;       // the last one that came
 let chosen = null;       // label of the prompt whose map is shown, null for all boxes
+let dropped = new AbortController();
 let asking = false, askAgain = false, sending = 0;
 
 function make(tag, properties = {}, ...children) {
@@ -62,8 +64,8 @@ async function request(address, options = {}) {
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
-const post = (address, value) => request(address, {
-  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value),
+const post = (address, value, signal) => request(address, {
+  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value), signal,
 });
 
 // The picture ------------------------------------------------------------------------------------
@@ -72,6 +74,8 @@ async function take(send, prompts = null) {
   const number = ++sending;
   complain("");
   showProgress("Reading the picture …");
+  dropped.abort();  // what is asked about the last picture
+  dropped = new AbortController();
   try {
     const facts = await send();
     if (number !== sending) return;
@@ -169,24 +173,35 @@ async function sendAgain() {
 async function stream(asked) {
   const slow = setTimeout(() => showProgress("Looking …"), 300);
   try {
-    const response = await post("ask", asked);
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-    let text = "";
+    for await (const line of lines(await post("ask", asked, dropped.signal))) {
+      if ("answer" in line) return line.answer;
+      if ("loading" in line) showProgress(`Loading ${line.loading} …`);
+      if ("done" in line) showProgress(`Looking at the picture: ${line.done} of ${line.of} windows`, line.done, line.of);
+    }
+    throw new Refusal("The answer was cut short. Is the server still running?", 0);
+  } finally {
+    clearTimeout(slow);
+  }
+}
+
+/** The lines of an answer as they come; a refusal among them is thrown. */
+async function* lines(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  try {
     for (;;) {
-      const { done, value } = await reader.read();
-      if (done) throw new Refusal("The answer was cut short. Is the server still running?", 0);
+      const { done, value } = await reader.read().catch(() => ({ done: true }));
+      if (done) return;
       text += value;
-      const lines = text.split("\n");
-      text = lines.pop();
-      for (const line of lines.map(JSON.parse)) {
-        if ("answer" in line) return line.answer;
+      const whole = text.split("\n");
+      text = whole.pop();
+      for (const line of whole.map((each) => JSON.parse(each))) {
         if ("detail" in line) throw new Refusal(capital(line.detail), line.status);
-        if ("loading" in line) showProgress(`Loading ${line.loading} …`);
-        if ("done" in line) showProgress(`Looking at the picture: ${line.done} of ${line.of} windows`, line.done, line.of);
+        yield line;
       }
     }
   } finally {
-    clearTimeout(slow);
+    reader.cancel().catch(() => {});
   }
 }
 
@@ -253,14 +268,19 @@ function draw() {
   if (prompt) $("heat").src = prompt.map;
   const boxes = (answer?.boxes ?? []).map((box, number) => ({ ...box, number }));
   const shown = boxes.filter((box) => !prompt || answer.prompts[box.prompt] === prompt);
-  $("boxes").replaceChildren(...shown.reverse().map((box) => {
+  shown.reverse();  // so that the best one's words are on top
+  $("boxes").replaceChildren(...shown.map((box) => {
     const [left, top, right, bottom] = box.xyxy;
     const { label, colour } = answer.prompts[box.prompt];
     const element = make("div", { className: "box" }, make("span", { textContent: `${label} ${percent(box.score)}` }));
+    element.firstChild.hidden = box.number >= MOST_WORDS;
     element.dataset.number = box.number;
     element.style.setProperty("--colour", colour);
     place(element, 100 * left / picture.width, 100 * top / picture.height,
       100 * (right - left) / picture.width, 100 * (bottom - top) / picture.height);
+    const above = shown.slice(shown.indexOf(box) + 1).filter(({ xyxy }) =>
+      Math.abs(xyxy[0] - left) < 0.15 * picture.width && Math.abs(xyxy[1] - top) < 0.03 * picture.height);
+    element.firstChild.style.marginBottom = `${2 + 22 * above.length}px`;
     element.classList.toggle("low", top < 0.06 * picture.height);
     element.classList.toggle("far", left > 0.7 * picture.width);
     return element;
@@ -357,27 +377,37 @@ async function download(kind) {
 
 // The library ------------------------------------------------------------------------------------
 
-let searching = 0;
+let searching = 0, searched = new AbortController();
 
 async function search() {
+  searched.abort();
+  searched = new AbortController();
   const number = ++searching, prompts = parts($("query").value);
   complain("", "library-error");
+  $("looking").textContent = "";
   if (!prompts.length) { $("found").textContent = ""; $("wall").replaceChildren(); return; }
   $("found").textContent = "Searching …";
   try {
-    const { hits, pictures } = await (await post("search", { prompts, least: Number($("least").value) })).json();
-    if (number !== searching) return;
-    const all = `${pictures.toLocaleString("en")} picture${pictures === 1 ? "" : "s"}`;
-    const what = prompts.join(" and ");
-    $("found").textContent = hits.length
-      ? `${what}: ${hits.length === 24 ? "the surest 24" : hits.length} of ${all}`
-      : `${what}: none of ${all}`;
-    $("wall").replaceChildren(...hits.map((hit) => card(hit, prompts)));
+    const asked = { prompts, least: Number($("least").value), again: $("again").checked };
+    for await (const line of lines(await post("search", asked, searched.signal))) {
+      if (number !== searching) return;
+      if ("hits" in line) showHits(line, prompts);
+      if ("looked" in line) $("looking").textContent = `looking again: ${line.looked}`;
+    }
   } catch (error) {
     if (number !== searching) return;
     $("found").textContent = "";
     complain(error.message, "library-error");
   }
+}
+
+function showHits({ hits, pictures, last }, prompts) {
+  const all = `${pictures.toLocaleString("en")} picture${pictures === 1 ? "" : "s"}`;
+  const count = hits.length === 24 ? "the surest 24" : hits.length || "none";
+  $("found").textContent = `${prompts.join(" and ")}: ${count} of ${all}`;
+  $("looking").textContent = last ? "" : "at first sight; looking again …";
+  $("wall").classList.toggle("doubtful", !last);
+  $("wall").replaceChildren(...hits.map((hit) => card(hit, prompts)));
 }
 
 function card(hit, prompts) {
@@ -450,7 +480,7 @@ function wire() {
     $("tab-library").onclick = () => showTab("library");
     $("search").onsubmit = (event) => { event.preventDefault(); search(); };
     $("least").oninput = showThreshold;
-    $("least").onchange = search;
+    $("least").onchange = $("again").onchange = search;
   }
   $("model").onchange = () => { showModel(); ask(); };
   $("prompts").oninput = $("negatives").oninput = askSoon;

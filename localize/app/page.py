@@ -6,9 +6,8 @@ Knows FastAPI and what is kept; must not know sockets, nor how answers come abou
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-from collections.abc import AsyncIterator, MutableMapping
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping
 from importlib.resources import files as package_files
 from typing import Any
 from urllib.parse import quote
@@ -21,21 +20,17 @@ from localize import __version__
 from localize.app.answers import DOWNLOADS, download, shown
 from localize.app.examples import EXAMPLES, example_file, known_words
 from localize.app.library import Library, Search
+from localize.app.lines import Put, StoppedError, lines
 from localize.app.models import Models
 from localize.app.questions import MOST_PROMPTS, Question, Wanted, asked_of
 from localize.app.uploads import Upload, Uploads, read_upload
-from localize.images import ImageError
 from localize.localizer import Progress
-from localize.names import printable
 from localize.options import Options
 from localize.prompts import Prompt
 from localize.result import Localization
 from localize.serve.app import explain_errors
 from localize.serve.gate import Gate, Message, Receive, Send
-from localize.serve.refusal import FAILED, RefusalError
-from localize.serve.refusal import shown as as_sentence
-
-logger = logging.getLogger(__name__)
+from localize.serve.refusal import RefusalError
 
 FILES = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css")} | {
     "/page.js": ("page.js", "text/javascript")
@@ -118,37 +113,25 @@ class App:
             return upload, None
         return upload, await desk.locate(upload.data, prompts, progress)
 
-    async def answer(self, question: Question) -> AsyncIterator[bytes]:
-        """Lines of JSON: how far the picture is encoded, and at last the answer or why not."""
-        told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
+    async def answer(self, question: Question, put: Put) -> None:
+        """Put how far the picture is encoded, and at last the answer.
+
+        Where nobody waits for it any more, a picture is encoded no further.
+        """
+        loop, gone = asyncio.get_running_loop(), threading.Event()
 
         def progress(done: int, total: int) -> None:
-            loop.call_soon_threadsafe(told.put_nowait, {"done": done, "of": total})
+            if gone.is_set():
+                raise StoppedError
+            loop.call_soon_threadsafe(put, {"done": done, "of": total})
 
-        async def work() -> None:
-            try:
-                if not self.models.is_loaded(question.model):
-                    told.put_nowait({"loading": question.model})
-                _, result = await self.located(question, progress)
-                answer = None if result is None else await asyncio.to_thread(shown, result)
-                told.put_nowait({"answer": answer})
-            except (RefusalError, ImageError) as error:
-                status = error.status if isinstance(error, RefusalError) else 422
-                told.put_nowait({"detail": as_sentence(str(error)), "status": status})
-            except Exception as error:
-                reason = " ".join(str(error).split()) or "no reason given"
-                logger.error("%s: %s", type(error).__name__, printable(reason))
-                told.put_nowait({"detail": FAILED, "status": 500})
-
-        task = asyncio.create_task(work())
         try:
-            line: dict[str, Any] = {}
-            while not line.keys() & {"answer", "detail"}:
-                line = await told.get()
-                yield json.dumps(line).encode() + b"\n"
+            if not self.models.is_loaded(question.model):
+                put({"loading": question.model})
+            _, result = await self.located(question, progress)
+            put({"answer": None if result is None else await asyncio.to_thread(shown, result)})
         finally:
-            task.cancel()
+            gone.set()
 
 
 def make_app(app: App, *, token: str | None = None, hosts: frozenset[str] | None = None) -> Gate:
@@ -186,7 +169,7 @@ def make_app(app: App, *, token: str | None = None, hosts: frozenset[str] | None
 
     @web.post("/ask")
     async def ask(question: Question) -> StreamingResponse:
-        return StreamingResponse(app.answer(question), media_type="application/x-ndjson")
+        return _in_lines(lambda put: app.answer(question, put))
 
     @web.post("/download/{kind}")
     async def give(kind: str, question: Question) -> Response:
@@ -210,8 +193,11 @@ def _add_library(web: FastAPI, app: App, library: Library) -> None:
     """What the page of a store asks for."""
 
     @web.post("/search")
-    async def search(wanted: Search) -> dict[str, Any]:
-        return await library.search(await app.prompts(wanted), wanted.least, wanted.top)
+    async def search(asked: Search) -> StreamingResponse:
+        async def work(put: Put) -> None:
+            await library.search(await app.prompts(asked), asked, put)
+
+        return _in_lines(work)
 
     @web.get("/hits/{number}")
     async def thumbnail(number: str) -> Response:
@@ -242,6 +228,10 @@ class _Guarded:
             await send(message)
 
         await self._app(scope, receive, sent)
+
+
+def _in_lines(work: Callable[[Put], Awaitable[None]]) -> StreamingResponse:
+    return StreamingResponse(lines(work), media_type="application/x-ndjson")
 
 
 def _file(name: str, kind: str) -> Any:
