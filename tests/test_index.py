@@ -328,7 +328,7 @@ for number, _ in enumerate(update(store, sorted(folder.iterdir()), localizer, fo
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
-@pytest.mark.parametrize("place", ["add_windows", "put_pictures"])
+@pytest.mark.parametrize("place", ["add_windows", "add_pictures"])
 def test_a_killed_run_goes_on_to_what_an_unbroken_one_makes(
     library: Path, tmp_path: Path, place: str
 ) -> None:

@@ -221,6 +221,15 @@ class Store:
         query = self.windows.search().where(f"number = {WHOLE}").select(list(columns))
         return query.limit(None).to_arrow()
 
+    def orphans(self) -> list[str]:
+        """The contents whose windows are of no picture."""
+        import pyarrow.compute as pc
+
+        wholes = self.whole_pictures(("content",))["content"].combine_chunks()
+        query = self.pictures.search().select(["content"]).limit(None)
+        used = pc.is_in(wholes, value_set=query.to_arrow()["content"].combine_chunks())
+        return list(wholes.filter(pc.invert(used)).to_pylist())
+
     def count_pictures(self) -> int:
         """How many files can be found by a search."""
         return int(self.pictures.count_rows("problem IS NULL AND NOT missing"))
@@ -244,15 +253,16 @@ class Store:
         if pictures:
             self.windows.add(windows_table(pictures, self.settings.dimensions))
 
+    def add_pictures(self, rows: list[Mapping[str, Any]]) -> None:
+        """Append rows of the pictures' table, of paths that have none, in one step."""
+        if rows:
+            self.pictures.add(_pictures_table(rows))
+
     def put_pictures(self, rows: list[Mapping[str, Any]]) -> None:
         """Write rows of the pictures' table in one step, in place of those of the same paths."""
-        import pyarrow as pa
-
         if rows:
             merge = self.pictures.merge_insert("path").when_matched_update_all()
-            merge.when_not_matched_insert_all().execute(
-                pa.Table.from_pylist([dict(row) for row in rows], schema=pictures_schema())
-            )
+            merge.when_not_matched_insert_all().execute(_pictures_table(rows))
 
     def drop_pictures(self, paths: Iterable[str]) -> None:
         for part in _in_parts(paths):
@@ -284,6 +294,12 @@ class Store:
 def is_address(place: str) -> bool:
     """Whether a place is object storage and no folder."""
     return "://" in place
+
+
+def _pictures_table(rows: list[Mapping[str, Any]]) -> pyarrow.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=pictures_schema())
 
 
 def _place_of(path: str | os.PathLike[str]) -> str:

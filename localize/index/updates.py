@@ -35,6 +35,9 @@ WINDOWS_AT_ONCE = 8_192
 SECONDS_AT_ONCE = 20.0
 """Longest time between two writings: what a killed run loses."""
 
+FACTS = ("width", "height", "taken", "camera")
+"""What the pictures' table has of a picture itself."""
+
 HASH_BYTES = 16
 READ_BYTES = 1 << 20
 
@@ -127,9 +130,13 @@ class Updating:
     def __init__(self, store: Store):
         self.store = store
         self.progress = Progress()
+        # Those that were there before; of a file that is new no more is kept than has to be.
         self.rows = {row["path"]: row for row in store.picture_rows()}
-        self.facts: dict[str, Mapping[str, Any]] = {  # of the contents that are encoded
-            row["content"]: row for row in self.rows.values() if row["content"] and _is_good(row)
+        self.added: set[int] = set()  # hashes of the paths that have got a row since
+        self.facts = {  # `FACTS` of the contents that are encoded
+            row["content"]: _facts(row)
+            for row in self.rows.values()
+            if row["content"] and row["problem"] is None
         }
         self.waiting: dict[str, list[File]] = {}  # by content, on their way through the encoder
         self.new_windows: list[dict[str, Any]] = []
@@ -165,9 +172,7 @@ class Updating:
 
     def _drop_unfinished(self) -> None:
         """Drop the windows that a killed run, or a change of files, has left to nobody."""
-        wholes = self.store.whole_pictures(("content",))["content"].to_pylist()
-        used = {row["content"] for row in self.rows.values()}
-        if orphans := set(wholes) - used:
+        if orphans := self.store.orphans():
             self.store.drop_windows(orphans)
 
     def _to_encode(self, paths: Iterable[Path]) -> Iterator[str]:
@@ -196,7 +201,7 @@ class Updating:
         """Whether what is in a file has been seen before; if so, takes it up as that."""
         before = self.rows.get(file.path)
         if file.content in self.facts:
-            self._put(file, self.facts[file.content])
+            self._put(file, dict(zip(FACTS, self.facts[file.content], strict=True)))
             self.progress.known += 1
         elif before and before["content"] == file.content and before["problem"]:
             self._put(file, before)
@@ -216,7 +221,7 @@ class Updating:
                 self.fail(None, f"cannot read {display_name(file.path)}: it is being written")
             return False
         self.new_windows.append(windows)
-        self.facts[file.content] = facts
+        self.facts[file.content] = _facts(facts)
         self._put(file, facts)
         self.progress.encoded += 1
         return True
@@ -266,8 +271,9 @@ class Updating:
         return self.waiting.pop(found)
 
     def _put(self, file: File, facts: Mapping[str, Any]) -> None:
-        kept = ("width", "height", "taken", "camera", "problem")
-        self.new_rows.append(file.row(**{name: facts.get(name) for name in kept}))
+        problem = facts.get("problem")
+        known = dict(zip(FACTS, _facts(facts), strict=True))
+        self.new_rows.append(file.row(**known, problem=problem))
 
     def _write_some(self) -> None:
         windows = sum(len(picture["number"]) for picture in self.new_windows)
@@ -278,8 +284,12 @@ class Updating:
     def _write(self) -> None:
         """Windows first, then what says that they are there."""
         self.store.add_windows(self.new_windows)
-        self.store.put_pictures(self.new_rows)
-        self.rows.update((row["path"], dict(row)) for row in self.new_rows)
+        rows = {row["path"]: row for row in self.new_rows}
+        new = {path for path in rows if path not in self.rows and hash(path) not in self.added}
+        self.store.add_pictures([rows[path] for path in rows if path in new])
+        self.store.put_pictures([rows[path] for path in rows if path not in new])
+        self.added.update(map(hash, new))
+        self.rows.update((path, dict(row)) for path, row in rows.items() if path in self.rows)
         self.new_windows, self.new_rows = [], []
         self.written = time.monotonic()
 
@@ -295,8 +305,6 @@ class Updating:
         if prune:
             self.store.drop_pictures(row["path"] for row in gone)
             self.progress.pruned = len(gone)
-            for row in gone:
-                del self.rows[row["path"]]
         else:
             self.store.put_pictures(
                 [{**row, "missing": True} for row in gone if not row["missing"]]
@@ -338,5 +346,5 @@ def origin_of(path: str) -> Origin:
         return Origin()
 
 
-def _is_good(row: Mapping[str, Any]) -> bool:
-    return row["problem"] is None
+def _facts(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in FACTS)
