@@ -21,11 +21,12 @@ from PIL import Image
 
 pytest.importorskip("ray", reason="needs the extra 'ray'")
 
+import pyarrow as pa
 from pyarrow import parquet
 
 from localize import Localizer, Options, cluster
 from localize.cli import main
-from localize.cluster.plan import Machine
+from localize.cluster.parquet import write_part
 from localize.cluster.start import check_answers, check_installed
 from localize.index import Progress, Store, settings_of, update
 from localize.prompts import as_prompt
@@ -223,6 +224,37 @@ def test_an_index_made_on_ray_is_the_one_made_without(photos: Path, tmp_path: Pa
     assert here[0].known > 2
 
 
+def load_nothing() -> Localizer:
+    raise ValueError("there is no such model")
+
+
+def test_a_model_that_a_worker_cannot_load_ends_the_run_in_one_sentence(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job, tasks = job_of(tmp_path / "ray", photos)
+    with pytest.raises(cluster.ClusterError, match=r"^there is no such model \(on [^ ]+\)$"):
+        on_ray(job, tasks, loading=load_nothing)
+    assert "Traceback" not in capfd.readouterr().err
+    assert not list((tmp_path / "ray").glob("*.json"))
+
+
+def test_rows_that_cannot_be_written_end_the_run(photos: Path, tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "path": ["a.png", "b.png"],
+            "problem": pa.array([None, "no model"], pa.string()),
+            "stopped": pa.array([None, "model"], pa.string()),
+        }
+    )
+    missing, folder = tmp_path / "missing", tmp_path / "there"
+    folder.mkdir()
+    said = write_part(table, str(missing), {})["problem"].to_pylist()
+    assert said[0].startswith(f"cannot write to {missing}: there is no such folder on ")
+    assert not missing.exists()
+    assert write_part(table, str(folder), {}) is table
+    assert cluster.finished(str(folder), {}) == {b"a.png"}  # The other has no answer.
+
+
 def test_a_run_goes_on_where_its_killed_driver_was(photos: Path, tmp_path: Path) -> None:
     folder, plain = tmp_path / "ray", tmp_path / "plain"
     command = ["detect", str(photos), "--prompt", "a cat", "--model", "emoji", "--quiet"]
@@ -325,14 +357,16 @@ def test_without_the_extra_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_plan_of_a_machine_without_gpus_has_a_worker_a_core() -> None:
-    plan = cluster.make_plan([Machine(8, 0, 64e9), Machine(4, 0, 3e9)], model_bytes=0)
+    plan = cluster.make_plan(
+        [cluster.Machine(8, 0, 64e9), cluster.Machine(4, 0, 3e9)], model_bytes=0
+    )
     assert plan.workers == 8 + 2  # the second has the memory of two
     assert plan.worker_gpus == 0
     assert 8 * (plan.worker_cpus + plan.reader_cpus) == 8
 
 
 def test_the_plan_shares_gpus_among_as_many_workers_as_have_cores_and_memory() -> None:
-    machine = Machine(16, 4, 200e9)
+    machine = cluster.Machine(16, 4, 200e9)
     assert cluster.make_plan([machine]).workers == 16
     assert cluster.make_plan([machine]).worker_gpus == 0.25
     small = replace(machine, gpu_memory=int(8e9))
@@ -342,10 +376,10 @@ def test_the_plan_shares_gpus_among_as_many_workers_as_have_cores_and_memory() -
 
 @pytest.mark.parametrize(
     ("machines", "workers", "reason"),
-    [([], None, "no machine"), ([Machine(2, 0, 8e9)], 0, "at least 1")],
+    [([], None, "no machine"), ([cluster.Machine(2, 0, 8e9)], 0, "at least 1")],
 )
 def test_a_plan_that_cannot_be_is_refused(
-    machines: list[Machine], workers: int | None, reason: str
+    machines: list[cluster.Machine], workers: int | None, reason: str
 ) -> None:
     with pytest.raises(ValueError, match=reason):
         cluster.make_plan(machines, workers=workers)

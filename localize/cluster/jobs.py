@@ -18,12 +18,14 @@ from localize.cluster.ledger import start_ledger
 from localize.cluster.plan import Plan, make_plan
 from localize.cluster.reading import PROBLEM, Columns, only_read, reading
 from localize.cluster.stages import (
+    STOPPED,
     TASK,
     Encoding,
     Load,
     Locating,
     Stage,
     by_model,
+    check,
     task_as_json,
 )
 from localize.cluster.start import machines
@@ -73,7 +75,8 @@ def locate(
     prepare()
     ledger, plan = start_ledger(), plan or make_plan(machines())
     arguments = (ledger, loading(load, options), tuple(prompts), None)
-    return _through(dataset, ledger, plan, options, Locating, arguments)
+    located = _through(dataset, ledger, plan, options, Locating, arguments)
+    return located.drop_columns([STOPPED])
 
 
 def encode(
@@ -91,7 +94,8 @@ def encode(
     """
     prepare()
     ledger, plan = start_ledger(), plan or make_plan(machines())
-    return _through(dataset, ledger, plan, options, Encoding, (ledger, loading(load, options)))
+    arguments = (ledger, loading(load, options))
+    return _through(dataset, ledger, plan, options, Encoding, arguments).drop_columns([STOPPED])
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,7 @@ def detect_into(
 
 
 def _outcome(row: Columns, path: str | os.PathLike[str], prompts: tuple[str, ...]) -> Outcome:
+    check(row)
     problem = row[PROBLEM]
     if problem is not None:  # The file is named as it was typed.
         problem = problem.replace(display_name(os.path.abspath(path)), display_name(path))
@@ -253,10 +258,11 @@ def _box(plain: Columns) -> Box:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """What a worker raised, as it was raised there."""
-    from ray.exceptions import RayTaskError
+    """What Ray raises, in one line."""
+    from ray.exceptions import RayError
 
     try:
         yield
-    except RayTaskError as error:
-        raise error.cause from None
+    except RayError as error:
+        lines = [line for line in str(getattr(error, "cause", error)).splitlines() if line.strip()]
+        raise RuntimeError(lines[0] if lines else type(error).__name__) from error

@@ -12,6 +12,8 @@ import platform
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from localize.cluster.reading import PROBLEM
+from localize.cluster.stages import STOPPED
 from localize.files import OutputError, find_images, write_bytes
 from localize.names import display_name, os_reason
 
@@ -122,17 +124,31 @@ def make_folder(folder: str) -> None:
 def write_part(table: pyarrow.Table, folder: str, question: Mapping[str, Any]) -> pyarrow.Table:
     """Write rows as one file, whole or not at all, and give them on.
 
-    The same rows have the same name, so that a second try writes them in place of the first's.
-
-    Raises OutputError, also where a folder without an address is not seen on this machine.
+    The same rows have the same name, so that a second try writes them in place of the first's. Rows
+    that say why the run has stopped are not answers. Where nothing can be written, all rows say so.
     """
+    import pyarrow as pa
+
+    done = table.filter(table[STOPPED].is_null()).drop_columns([STOPPED])
+    try:
+        if len(done):
+            _write(done, folder, {KEY: json.dumps(question).encode()})
+    except OutputError as error:
+        rows = [PROBLEM, STOPPED]
+        said = (pa.array([why] * len(table), pa.string()) for why in (str(error), "output"))
+        for name, column in zip(rows, said, strict=True):
+            table = table.set_column(table.column_names.index(name), name, column)
+    return table
+
+
+def _write(table: pyarrow.Table, folder: str, metadata: dict[bytes, bytes]) -> None:
+    """Raises OutputError, also where a folder without an address is not seen on this machine."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from pyarrow import fs
 
     paths = sorted(table["path"].cast(pa.binary()).to_pylist())
     digest = hashlib.blake2b(b"\0".join(paths), digest_size=16).hexdigest()
-    metadata = {KEY: json.dumps(question).encode()}
     data = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), data, compression="zstd")
     system, path = _at(folder)
@@ -144,13 +160,12 @@ def write_part(table: pyarrow.Table, folder: str, question: Mapping[str, Any]) -
                 f"{platform.node()}; it must be one that all machines share"
             )
         write_bytes(name, data.getvalue().to_pybytes())
-        return table
+        return
     try:
         with system.open_output_stream(name) as file:  # There once it is closed, and not before.
             file.write(data.getvalue())
     except OSError as error:
         raise OutputError(f"cannot write {display_name(name)}: {_reason(error)}") from error
-    return table
 
 
 def _at(folder: str) -> tuple[FileSystem, str]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from localize.cluster.ledger import tried
 from localize.cluster.reading import KEY, PIXELS, PROBLEM, Columns, picture_in, with_columns
+from localize.cluster.start import ClusterError
 from localize.files import OutputError
 from localize.index.schema import window_rows, windows_schema
 from localize.index.updates import windows_of
@@ -43,6 +44,10 @@ CONTENT, WINDOW = "content", ("scale", "box", "vector")
 
 TASK = "task"
 """Column of a run's task as JSON, where the run's own files are written."""
+
+STOPPED = "stopped"
+"""Column of what keeps all further pictures from being done, "model" or "output", else null. It is
+said in a row because what is raised in an actor ends others in the midst of their work."""
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Why an output cannot be written that will keep all others from being written too."""
@@ -75,7 +80,11 @@ class Stage:
 
     def __init__(self, ledger: Any, load: Load) -> None:
         self._ledger = ledger
-        self.localizer = load()
+        self._problem: str | None = None
+        try:
+            self.localizer = load()
+        except Exception as error:  # Whatever a model may lead to on this machine.
+            self._problem = f"{error} (on {platform.node()})"
 
     def schema(self) -> pyarrow.Schema:
         """The columns that rows get."""
@@ -93,7 +102,14 @@ class Stage:
         import pyarrow as pa
 
         kept = table.drop_columns([KEY, PIXELS])
-        schema = pa.schema([*self.schema(), kept.schema.field(PROBLEM)])
+        if self._problem is not None:
+            schema = pa.schema([(STOPPED, pa.string()), (PROBLEM, pa.string())])
+            stopped = {STOPPED: "model", PROBLEM: self._problem}
+            yield from (
+                with_columns(kept.slice(row, 1), stopped, schema) for row in range(len(kept))
+            )
+            return
+        schema = pa.schema([*self.schema(), (STOPPED, pa.string()), (PROBLEM, pa.string())])
         problems, keys = table[PROBLEM].to_pylist(), table[KEY].to_pylist()
         has_pixels = table[PIXELS].is_valid().to_pylist()
         for row in (row for row, has in enumerate(has_pixels) if not has):
@@ -167,9 +183,8 @@ class Locating(Stage):
             try:
                 write(self.job, task, result)
             except OutputError as error:
-                if getattr(error.__cause__, "errno", None) in NO_ROOM:
-                    raise
-                return {PROBLEM: str(error)}
+                is_full = getattr(error.__cause__, "errno", None) in NO_ROOM
+                return {PROBLEM: str(error), STOPPED: "output" if is_full else None}
         return {
             "presence": result.presence,
             "boxes": [
@@ -232,6 +247,12 @@ class Encoding(Stage):
             "windows": list(result.boxes),
             "embeddings": list(result.embeddings.numpy().astype(np.float16)),
         }
+
+
+def check(row: Columns) -> None:
+    """Raise what a row says of why nothing more can be done: ClusterError or OutputError."""
+    if row.get(STOPPED) is not None:
+        raise (OutputError if row[STOPPED] == "output" else ClusterError)(row[PROBLEM])
 
 
 def write(job: Run, task: Task, result: Localization) -> None:

@@ -11,6 +11,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,8 +21,9 @@ from localize.names import os_reason
 LOCAL = "local"
 """The address that stands for starting Ray in this process, on this machine alone."""
 
-CONNECT_SECONDS, ANSWER_SECONDS = 5, 20
-"""How long a machine may take to take a connection, and a cluster to answer."""
+CONNECT_SECONDS, ANSWER_SECONDS, MACHINE_SECONDS = 5, 20, 60
+"""How long a machine may take to take a connection, a cluster to answer, and its first machine with
+cores to join it."""
 
 _PROBE = (
     "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
@@ -41,8 +43,6 @@ def check_installed() -> None:
         raise ImportError(
             "running on a cluster needs the extra 'ray': pip install 'clip-localize[ray]'"
         ) from error
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextmanager
@@ -65,6 +65,10 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[None]
     if ray.is_initialized():
         yield
         return
+    # Ray's own log files keep all; what goes wrong is raised, and told once.
+    for handler in (*logging.getLogger("ray").handlers, *logging.getLogger("ray.data").handlers):
+        if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stderr:
+            handler.setLevel(logging.CRITICAL)
     # What Ray's core would print goes to its log files; only that it was told so is printed.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Its news of workers that died would go to stdout, among the answers; no option keeps them off.
@@ -139,7 +143,12 @@ def check_answers(address: str) -> None:
 
 
 def machines() -> list[Machine]:
-    """The machines of the cluster that are there now."""
+    """The machines of the cluster; waits for the first that has cores, should they be starting."""
     import ray
 
-    return [Machine.of(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    end = time.monotonic() + MACHINE_SECONDS
+    while True:
+        found = [Machine.of(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+        if any(machine.cpus for machine in found) or time.monotonic() > end:
+            return found
+        time.sleep(1)

@@ -17,18 +17,15 @@ from localize.cluster.jobs import in_blocks, plain_errors, prepare
 from localize.cluster.ledger import start_ledger
 from localize.cluster.plan import Plan
 from localize.cluster.reading import PROBLEM, Columns, only_read, reading
-from localize.cluster.stages import CONTENT, WINDOW, Indexing, Load, by_model, windows_in
+from localize.cluster.stages import CONTENT, WINDOW, Indexing, Load, by_model, check, windows_in
 from localize.index import Progress, Store
-from localize.index.updates import File, Updating, content_of, origin_of
+from localize.index.updates import FACTS, File, Updating, content_of, origin_of
 from localize.names import display_name, os_reason
 
 if TYPE_CHECKING:
     import pyarrow
 
     from localize.images import Picture
-
-FACTS = ("width", "height", "taken", "camera")
-"""What the pictures' table of a store has of a picture itself."""
 
 
 def update(
@@ -78,16 +75,18 @@ def _encoded(
     )
     read = partial(_read, max_pixels=max_pixels, known=known)
     pictures = reading(dataset, ledger, read, schema, plan.reader_cpus)
-    columns = ["row", CONTENT, PROBLEM, *FACTS, *WINDOW]
-    encoded = by_model(pictures, Indexing, (ledger, load), plan).select_columns(columns)
+    encoded = by_model(pictures, Indexing, (ledger, load), plan)
     with plain_errors():
         for batch in encoded.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for number, row in enumerate(batch.drop_columns(list(WINDOW)).to_pylist()):
-                _hand_in(run, files[row["row"]], row, batch, number)
+            kept = [name for name in batch.column_names if name not in WINDOW]
+            for number, row in enumerate(batch.select(kept).to_pylist()):
+                check(row)
+                hand_in(run, files[row["row"]], row, batch, number)
             yield
 
 
-def _hand_in(run: Updating, file: File, row: Columns, batch: pyarrow.Table, number: int) -> None:
+def hand_in(run: Updating, file: File, row: Columns, batch: pyarrow.Table, number: int) -> None:
+    """Hand in what came of a file: the row of that number of a batch, whose windows are in it."""
     file = File(file.path, file.bytes, file.modified_ns, row[CONTENT] or "")
     if run.is_known(file):
         return
