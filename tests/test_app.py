@@ -534,3 +534,15 @@ def test_a_wrong_option_is_named(
 ) -> None:
     assert main(["app", "--model", "emoji", *arguments]) == 2
     assert word in capsys.readouterr().err
+
+
+def test_without_the_extra_there_is_a_line_to_type(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [
+        each for each in sys.modules if each.startswith(("localize.app", "localize.serve"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    assert main(["app", "--model", "emoji"]) == 2
+    assert "pip install 'clip-localize[app]'" in capsys.readouterr().err

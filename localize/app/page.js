@@ -145,6 +145,7 @@ async function ask() {
       const came = await stream(question());
       if (picture !== asked) { askAgain = true; break; }
       answer = came;
+      picture.sentAgain = false;
       complain("");
       showAnswer((performance.now() - began) / 1000);
     } while (askAgain);

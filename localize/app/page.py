@@ -6,6 +6,7 @@ Knows FastAPI and what is kept; must not know sockets, nor how answers come abou
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from importlib.resources import files as package_files
@@ -186,7 +187,8 @@ def make_app(app: App, *, token: str | None = None, hosts: frozenset[str] | None
 
     if app.library is not None:
         _add_library(web, app, app.library)
-    return Gate(_Guarded(web), app.max_bytes, token, hosts)
+    # Every key that is typed is a request, too many to be told of.
+    return Gate(_Guarded(web), app.max_bytes, token, hosts, level=logging.DEBUG)
 
 
 def _add_library(web: FastAPI, app: App, library: Library) -> None:

@@ -52,7 +52,8 @@ class Gate:
 
     max_bytes: of a body. token: that each request must have, or None. hosts: the names that the
     server may be called by, or None for any; where it listens on the loopback alone, this keeps
-    web pages from reaching it through a name of their own that leads here.
+    web pages from reaching it through a name of their own that leads here. level: at which each
+    request is logged.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Gate:
         max_bytes: int,
         token: str | None = None,
         hosts: frozenset[str] | None = None,
+        level: int = logging.INFO,
     ):
         self._app = app
+        self._level = level
         self._max_bytes = max_bytes
         self._token = token
         self._hosts = hosts
@@ -106,7 +109,8 @@ class Gate:
             self._inside -= 1
             outcome = str(status) if status else "the client has gone"
             seconds = time.monotonic() - started
-            logger.info("%s %s: %s, %.2f s", scope["method"], printable(path), outcome, seconds)
+            line = "%s %s: %s, %.2f s"
+            logger.log(self._level, line, scope["method"], printable(path), outcome, seconds)
 
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         headers = {
