@@ -539,9 +539,7 @@ def test_a_wrong_option_is_named(
 def test_without_the_extra_there_is_a_line_to_type(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in [
-        each for each in sys.modules if each.startswith(("localize.app", "localize.serve"))
-    ]:
+    for name in [name for name in sys.modules if name.startswith("localize.app")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "fastapi", None)
     assert main(["app", "--model", "emoji"]) == 2
