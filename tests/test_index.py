@@ -216,6 +216,30 @@ def test_enough_pictures_are_found_among_many_windows_of_one(
     assert len(opened(library).search("red", top=4, fast=True)) == 4
 
 
+def test_a_large_store_gets_an_index_and_a_new_one_once_it_has_grown(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localize.index.store.NEEDS_INDEX", 20)
+    run(library)
+    index = opened(library)
+
+    def indexes() -> list[str]:
+        return [each.name for each in index.store.windows.list_indices()]
+
+    built = [f"vector_{index.store.count_windows()}"]
+    assert indexes() == built
+    assert files(index.search("red", fast=True)) == ["red.png"]
+    picture(library / "one.png", "red", 60)
+    run(library)
+    assert set(files(index.search("red", fast=True))) == {"red.png", "one.png"}
+    assert indexes() == built
+    for side in range(61, 79):
+        picture(library / f"red-{side}.png", "red", side)
+    run(library)
+    assert len(index.search("red", fast=True, top=30)) == 20
+    assert indexes() == [f"vector_{index.store.count_windows()}"] != built
+
+
 # Bringing up to date ----------------------------------------------------------------------------
 
 

@@ -117,6 +117,8 @@ class Hit:
 class Index:
     """A store and the model that its windows were made with.
 
+    Each search is of the store as it then is.
+
     on_look: called, where it is set, with the full answer for each picture that a search looks at
         again, whether it becomes a hit or not.
 
@@ -207,6 +209,7 @@ class Index:
         if negatives:
             options = replace(localizer.options, negatives=tuple(negatives))
             localizer = Localizer(localizer.encoder, options)
+        self.store.refresh()
         wanted = _Filter.of(folder, after, before)
         contest = localizer.contest(asked)
         labels = [each if isinstance(each, str) else each.label for each in asked]

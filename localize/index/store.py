@@ -174,6 +174,7 @@ class Store:
         Object storage and Windows have no such locks: there the caller sees to it.
         """
         if sys.platform == "win32" or is_address(self.place):
+            self.refresh()
             yield
             return
         lock = os.open(os.path.join(self.place, ".lock"), os.O_CREAT | os.O_RDWR, 0o666)
@@ -184,11 +185,15 @@ class Store:
                 raise OutputError(
                     f"cannot write to {display_name(self.place)}: another run is writing to it"
                 ) from error
-            self.pictures.checkout_latest()
-            self.windows.checkout_latest()
+            self.refresh()
             yield
         finally:
             os.close(lock)
+
+    def refresh(self) -> None:
+        """See what other processes have written since: what they replaced they keep for a while."""
+        self.pictures.checkout_latest()
+        self.windows.checkout_latest()
 
     # Reading ------------------------------------------------------------------------------------
 
