@@ -281,6 +281,19 @@ def test_what_is_no_picture_or_too_large_gets_a_sentence(open_page: Any, tmp_pat
     expect(page.locator("#error")).to_contain_text("broken")
 
 
+def test_what_is_typed_or_a_file_is_called_is_never_taken_for_markup(
+    open_page: Any, tmp_path: Path
+) -> None:
+    page = open_page()
+    hostile = '<img src=x onerror="window.broken = 1">'
+    Image.fromarray(demo_scene().image).save(tmp_path / f"{hostile}.png")
+    page.locator("#prompts").fill(hostile)
+    page.locator("#file").set_input_files(tmp_path / f"{hostile}.png")
+    page.locator("#list .answer").wait_for()
+    assert hostile in page.locator("#list .answer").inner_text()
+    assert page.evaluate("window.broken") is None
+
+
 def test_a_page_goes_on_after_the_server_has_forgotten_its_picture(
     open_page: Any, client: Any
 ) -> None:

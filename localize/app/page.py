@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from importlib.resources import files as package_files
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request
@@ -47,6 +47,12 @@ HEADERS = {
 }
 
 
+DECODED_AT_ONCE = 2
+"""Pictures that are decoded at one time: a large one takes hundreds of megabytes."""
+
+Some = TypeVar("Some")
+
+
 class App:
     """What the page's requests are answered with.
 
@@ -64,6 +70,7 @@ class App:
     ):
         self.models, self.uploads, self.options = models, uploads, options
         self.max_bytes, self.library = max_bytes, library
+        self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
 
     def start(self) -> dict[str, Any]:
         """What the page has to know before anything is asked."""
@@ -82,9 +89,14 @@ class App:
             "library": None if self.library is None else self.library.facts(),
         }
 
+    async def decode(self, function: Callable[..., Some], *arguments: Any) -> Some:
+        """The value of a function that reads a picture, in a thread."""
+        async with self._decoding:
+            return await asyncio.to_thread(function, *arguments)
+
     async def take(self, data: bytes, name: str) -> dict[str, Any]:
         """Keep a picture; its facts for the page."""
-        upload = await asyncio.to_thread(read_upload, data, name, self.options.max_pixels)
+        upload = await self.decode(read_upload, data, name, self.options.max_pixels)
         self.uploads.add(upload)
         return {
             "id": upload.id,
@@ -97,8 +109,7 @@ class App:
     async def prompts(self, wanted: Wanted, threshold: float | None = None) -> list[Prompt]:
         """What a page wants. Raises RefusalError for what cannot be asked."""
         crops = [
-            await asyncio.to_thread(self.uploads.crop, each.picture, each.box)
-            for each in wanted.like
+            await self.decode(self.uploads.crop, each.picture, each.box) for each in wanted.like
         ]
         return asked_of(wanted, crops, threshold)
 
@@ -203,7 +214,7 @@ def _add_library(web: FastAPI, app: App, library: Library) -> None:
 
     @web.get("/hits/{number}")
     async def thumbnail(number: str) -> Response:
-        data = await asyncio.to_thread(library.thumbnail, number)
+        data = await app.decode(library.thumbnail, number)
         return Response(data, media_type="image/webp")
 
     @web.post("/hits/{number}")

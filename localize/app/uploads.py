@@ -7,6 +7,7 @@ ask about it; a page keeps its names to itself, so that none sees another's pict
 from __future__ import annotations
 
 import secrets
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -87,30 +88,32 @@ def small_picture(picture: Picture, side: int, kind: str, quality: int) -> bytes
 
 
 class Uploads:
-    """What pages have sent lately, within so many megabytes; what was used longest ago goes."""
+    """What pages have sent lately, within so many megabytes; what was used longest ago goes.
+
+    Threads may share one.
+    """
 
     def __init__(self, megabytes: float):
         self._limit = int(megabytes * 1e6)
         self._kept: OrderedDict[str, Upload] = OrderedDict()
         self._crops: OrderedDict[tuple[str, Xyxy], Picture] = OrderedDict()
-
-    @property
-    def kept_bytes(self) -> int:
-        """What they take."""
-        return sum(upload.nbytes for upload in self._kept.values())
+        self._lock = threading.Lock()
 
     def add(self, upload: Upload) -> None:
         """Keep it, if need be in place of others; the last one is kept however large it is."""
-        self._kept[upload.id] = upload
-        while len(self._kept) > 1 and self.kept_bytes > self._limit:
-            self._kept.popitem(last=False)
+        with self._lock:
+            self._kept[upload.id] = upload
+            taken = sum(each.nbytes for each in self._kept.values())
+            while len(self._kept) > 1 and taken > self._limit:
+                taken -= self._kept.popitem(last=False)[1].nbytes
 
     def find(self, name: str) -> Upload:
         """Raises RefusalError (404) for what is not there, or no longer."""
-        if name not in self._kept:
-            raise RefusalError(404, GONE)
-        self._kept.move_to_end(name)
-        return self._kept[name]
+        with self._lock:
+            if name not in self._kept:
+                raise RefusalError(404, GONE)
+            self._kept.move_to_end(name)
+            return self._kept[name]
 
     def crop(self, name: str, box: Xyxy) -> Picture:
         """What a rectangle of a picture shows, the very same one for the same rectangle.
@@ -119,9 +122,10 @@ class Uploads:
         """
         upload = self.find(name)
         crop = self._crops.get((name, box)) or cut(read_image(upload.data), box)
-        self._crops[name, box] = crop
-        while len(self._crops) > MOST_CROPS:
-            self._crops.popitem(last=False)
+        with self._lock:
+            self._crops[name, box] = crop
+            while len(self._crops) > MOST_CROPS:
+                self._crops.popitem(last=False)
         return crop
 
 
