@@ -65,7 +65,8 @@ class Watch:
 
     def __init__(self, process: int, every: float = 0.1):
         self.process, self.every = process, every
-        self.seconds: dict[tuple[str, int], float] = {}
+        self.seconds: dict[int, float] = {}
+        self.kinds: dict[int, str] = {process: "driver"}
         self.memory: dict[str, list[int]] = defaultdict(list)
         self.done = threading.Event()
         self.thread = threading.Thread(target=self._watch)
@@ -87,8 +88,10 @@ class Watch:
                     statm = Path(f"/proc/{each}/statm").read_text().split()
                 except OSError:
                     continue
-                kind = "driver" if each == self.process else kind_of(each)
-                self.seconds[kind, each] = (int(stat[11]) + int(stat[12])) / TICKS
+                if each != self.process and (kind := kind_of(each)) is not None:
+                    self.kinds[each] = kind
+                kind = self.kinds.get(each, "readers")
+                self.seconds[each] = (int(stat[11]) + int(stat[12])) / TICKS
                 # What is shared is the object store's.
                 memory[kind] += (int(statm[1]) - int(statm[2])) * PAGE
             for kind, size in memory.items():
@@ -96,8 +99,8 @@ class Watch:
 
     def by_kind(self) -> dict[str, float]:
         total: dict[str, float] = defaultdict(float)
-        for (kind, _), seconds in self.seconds.items():
-            total[kind] += seconds
+        for each, seconds in self.seconds.items():
+            total[self.kinds.get(each, "readers")] += seconds
         return {kind: round(seconds, 2) for kind, seconds in sorted(total.items())}
 
 
@@ -115,15 +118,19 @@ def descendants(process: int) -> list[int]:
     return found
 
 
-def kind_of(process: int) -> str:
+def kind_of(process: int) -> str | None:
+    """None: what is not known yet, or not any more."""
     try:
         title = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
     except OSError:
-        return "ray"
+        return None
+    if not title or title.startswith("ray::IDLE"):
+        return None
     if "MapWorker" in title:
         return "workers"
-    # A process of Ray's that is at a task shows its name; one that waits is called idle.
-    return "readers" if title.startswith(("ray::_map_task", "ray::Map", "ray::IDLE")) else "ray"
+    if title.startswith(("ray::_map_task", "ray::Map", "ray::Write")):
+        return "readers"
+    return "Ray"
 
 
 # A run, without Ray and with --------------------------------------------------------------------

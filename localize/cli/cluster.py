@@ -75,7 +75,7 @@ def say_plan(plan: Plan) -> None:
     lines = [
         f"workers  {plan.workers}, each {plan.worker_cpus:g} of a core{share} and "
         f"{plan.worker_memory / 1e9:.1f} GB",
-        f"readers  {plan.reader_cpus:g} of a core each, as many as the rest of the cores allows",
+        f"readers  {plan.workers} at most, each {plan.reader_cpus:g} of a core",
         f"batch    {plan.batch} pictures",
         *(f"  {reason}" for reason in plan.why),
     ]

@@ -148,7 +148,7 @@ def detect(
     arguments = (ledger, load, tuple(prompts), replace(job, folder=folder))
     answered = _through(dataset, ledger, plan, options, Locating, arguments)
     with plain_errors():
-        for row in answered.drop_columns(["path", TASK]).iter_rows():
+        for row in answered.iter_rows():
             yield _outcome(row, tasks[row["number"]].path, job.prompts)
 
 
@@ -213,7 +213,7 @@ def _through(
     import pyarrow as pa
 
     read = partial(only_read, max_pixels=options.max_pixels)
-    pictures = reading(dataset, ledger, read, pa.schema([]), plan.reader_cpus)
+    pictures = reading(dataset, ledger, read, pa.schema([]), plan)
     return by_model(pictures, stage, arguments, plan)
 
 

@@ -53,7 +53,8 @@ class Plan:
 
     workers: actors that hold the model. worker_cpus, worker_gpus, worker_memory: what each counts
         as, memory in bytes.
-    batch: pictures that a worker is given at once. reader_cpus: what a reading task counts as.
+    batch: pictures that a worker is given at once. reader_cpus: what a reading task counts as; as
+        many as there are workers run at once, at most.
     why: a sentence for each of these choices.
     """
 
@@ -105,8 +106,8 @@ def make_plan(machines: list[Machine], *, model_bytes: int = 0, workers: int | N
         "should a worker die"
     )
     why.append(
-        f"a worker counts as {cpus} of a core and a reading task as {READER_SHARE}: all cores are "
-        "busy with one or the other"
+        f"a worker counts as {cpus} of a core and a reading task as {READER_SHARE}, one for each "
+        "worker at most: all cores are busy with one or the other"
     )
     return Plan(workers or fitting, cpus, gpus, memory, batch, why=tuple(why))
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pyarrow
     from ray.data import Dataset
 
+    from localize.cluster.plan import Plan
+
 READ_TOGETHER = 16
 """Pictures that a reading task says it has begun with."""
 
@@ -35,25 +37,27 @@ Read = Callable[[Any], tuple[Columns, "Picture | None"]]
 
 
 def reading(
-    dataset: Dataset, ledger: Any, read: Read, schema: pyarrow.Schema, cpus: float
+    dataset: Dataset, ledger: Any, read: Read, schema: pyarrow.Schema, plan: Plan
 ) -> Dataset:
     """Rows of pictures with their upright pixels, or with why they cannot be read.
 
     dataset: each row has one of `SOURCES`: `image` (an array, as `images.read_image` takes it),
         `bytes` (of an image file) or `path` (text or bytes; see `read_picture`).
     read: called with each source. schema: of the columns that it gives.
-    cpus: that one task counts as.
 
     Gives rows without `image` and `bytes`, and with those columns, `KEY`, `PIXELS` (the bytes of
     uint8 (height, width, 3)), `height`, `width`, `file` (the name of the file, if any), `notes` and
     `PROBLEM` (null where all is well). Other columns are passed on.
     """
+    from ray.data import TaskPoolStrategy
+
     return dataset.map_batches(
         _read,
+        compute=TaskPoolStrategy(size=plan.workers),
         batch_size=None,  # Blocks as they are: gathered ones would be fewer than workers.
         batch_format="pyarrow",
         fn_kwargs={"ledger": ledger, "read": read, "schema": read_schema(schema)},
-        num_cpus=cpus,
+        num_cpus=plan.reader_cpus,
     )
 
 

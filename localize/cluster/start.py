@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,11 +77,11 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[None]
     ray._private.worker._worker_logs_enabled = False
     if where == LOCAL:
         cores = max(workers or 1, os.cpu_count() or 1)
-        with _no_stderr():
+        with _no_stderr(), _same_signals():
             ray.init(LOCAL, num_cpus=cores, include_dashboard=False, **_QUIETLY)
     else:
         check_answers(where)
-        with _no_stderr():
+        with _no_stderr(), _same_signals():
             ray.init(where, **_QUIETLY)
     try:
         yield
@@ -88,6 +90,17 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[None]
 
 
 _QUIETLY: dict[str, object] = {"log_to_driver": False, "logging_level": "ERROR"}
+
+
+@contextmanager
+def _same_signals() -> Iterator[None]:
+    """Leave SIGTERM to whoever had it, where Ray takes it for itself."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # Others may set no handlers.
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def _encoded(
         [(CONTENT, pa.string()), ("taken", pa.timestamp("s")), ("camera", pa.string())]
     )
     read = partial(_read, max_pixels=max_pixels, known=known)
-    pictures = reading(dataset, ledger, read, schema, plan.reader_cpus)
+    pictures = reading(dataset, ledger, read, schema, plan)
     encoded = by_model(pictures, Indexing, (ledger, load), plan)
     with plain_errors():
         for batch in encoded.iter_batches(batch_size=None, batch_format="pyarrow"):
