@@ -279,6 +279,8 @@ def test_what_is_no_picture_or_too_large_gets_a_sentence(open_page: Any, tmp_pat
     assert page.locator("#error").is_hidden()
     page.locator("#model").select_option("broken")
     expect(page.locator("#error")).to_contain_text("broken")
+    page.locator("#model").select_option("emoji")
+    expect(page.locator("#error")).to_be_hidden()
 
 
 def test_what_is_typed_or_a_file_is_called_is_never_taken_for_markup(

@@ -74,8 +74,6 @@ async function take(send, prompts = null) {
   const number = ++sending;
   complain("");
   showProgress("Reading the picture …");
-  dropped.abort();  // what is asked about the last picture
-  dropped = new AbortController();
   try {
     const facts = await send();
     if (number !== sending) return;
@@ -84,7 +82,7 @@ async function take(send, prompts = null) {
     chosen = null;
     if (prompts !== null) $("prompts").value = prompts.join(", ");
     showPicture();
-    ask();
+    askInstead();
     $("prompts").focus();
   } catch (error) {
     if (number !== sending) return;
@@ -137,26 +135,33 @@ async function ask() {
   if (!picture) return;
   if (asking) { askAgain = true; return; }
   asking = true;
-  const asked = picture;
-  try {
-    do {
-      askAgain = false;
+  do {
+    askAgain = false;
+    const asked = picture, signal = dropped.signal;
+    try {
       const began = performance.now();
-      const came = await stream(question());
-      if (picture !== asked) { askAgain = true; break; }
+      const came = await stream(question(), signal);
+      if (signal.aborted) { askAgain = true; continue; }
       answer = came;
       picture.sentAgain = false;
       complain("");
       showAnswer((performance.now() - began) / 1000);
-    } while (askAgain);
-  } catch (error) {
-    if (error.status === 404 && picture === asked && !asked.sentAgain) await sendAgain();
-    else if (picture === asked) complain(error.message);
-  } finally {
-    asking = false;
-    showProgress(null);
-  }
-  if (askAgain) { askAgain = false; ask(); }
+    } catch (error) {
+      if (signal.aborted) askAgain = true;
+      else if (error.status === 404 && !asked.sentAgain) await sendAgain();
+      else complain(error.message);
+    }
+  } while (askAgain);
+  asking = false;
+  $("answers").classList.remove("stale");
+  showProgress(null);
+}
+
+/** Ask about another picture, or another model: nobody waits for what was asked before. */
+function askInstead() {
+  dropped.abort();
+  dropped = new AbortController();
+  ask();
 }
 
 /** The server has forgotten the picture, perhaps as it was started anew. */
@@ -171,11 +176,13 @@ async function sendAgain() {
   }
 }
 
-async function stream(asked) {
-  const slow = setTimeout(() => showProgress("Looking …"), 300);
+async function stream(asked, signal) {
+  const slow = setTimeout(() => { showProgress("Looking …"); $("answers").classList.add("stale"); }, 300);
   try {
-    for await (const line of lines(await post("ask", asked, dropped.signal))) {
+    for await (const line of lines(await post("ask", asked, signal))) {
       if ("answer" in line) return line.answer;
+      clearTimeout(slow);
+      $("answers").classList.add("stale");
       if ("loading" in line) showProgress(`Loading ${line.loading} …`);
       if ("done" in line) showProgress(`Looking at the picture: ${line.done} of ${line.of} windows`, line.done, line.of);
     }
@@ -483,7 +490,7 @@ function wire() {
     $("least").oninput = showThreshold;
     $("least").onchange = $("again").onchange = search;
   }
-  $("model").onchange = () => { showModel(); ask(); };
+  $("model").onchange = () => { showModel(); askInstead(); };
   $("prompts").oninput = $("negatives").oninput = askSoon;
   $("threshold").oninput = () => { showThreshold(); askSoon(); };
   $("choose").onclick = $("other").onclick = () => $("file").click();
