@@ -24,8 +24,8 @@ from material import add_material, material
 from PIL import Image
 
 from localize import Hit, Index, Localizer
+from localize.boxes import box_iou
 from localize.encoders import Encoder, checkpoint_identity
-from localize.evaluation.metrics import box_iou
 from localize.evaluation.samples import Sample, Truth
 from localize.evaluation.unknown import unknown_words
 from localize.index import Store, settings_of, update

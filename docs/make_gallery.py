@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from localize import Localization, Localizer
-from localize.evaluation.metrics import box_iou
+from localize.boxes import box_iou
 from localize.evaluation.scenes import Scene, make_scene
 from localize.files import write_bytes, write_image
 

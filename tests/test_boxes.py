@@ -6,6 +6,7 @@ import pytest
 from localize.boxes import (
     BESIDE,
     DOUBT,
+    LEAN,
     OVERLAP,
     TIP_DOUBT,
     chances,
@@ -53,6 +54,17 @@ def test_a_faint_thing_beside_a_strong_one_is_found_where_half_the_maximum_would
     relevance = map_of((5, 5, 25, 25, 0.9), (50, 30, 70, 50, 0.2))
     faint = [50, 30, 70, 50]
     assert faint in find_boxes(relevance)[:, :4].tolist()
+
+
+def test_the_best_box_leans_towards_the_mean_of_what_overlaps_it_most():
+    inner, outer, other = [20, 10, 50, 40], [16, 8, 56, 44], [62, 10, 78, 30]
+    relevance = map_of((*outer, 0.5), (*inner, 0.8), (*other, 0.3))
+    boxes = find_boxes(relevance)
+    votes = contrast(relevance, np.array([inner, outer])).astype(float) ** 4
+    mean = (votes[0] * np.array(inner) + votes[1] * np.array(outer)) / votes.sum()
+    best = np.array([inner, outer][int(votes.argmax())])
+    np.testing.assert_allclose(boxes[0, :4], best + LEAN * (mean - best), rtol=1e-5)
+    assert other in boxes[1:, :4].tolist()
 
 
 def test_a_thing_with_a_bright_part_is_not_split():

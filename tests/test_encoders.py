@@ -308,6 +308,15 @@ def test_text_embeddings_are_kept_between_runs_and_not_between_models(
     assert len(list(cache.iterdir())) == 2
 
 
+def test_one_prompt_asked_by_two_processes_needs_the_text_tower_once(
+    folders: dict[str, Path], cache: Path
+) -> None:
+    expected = load(folders["clip"]).encode_prompts(["a red kite"])
+    second = load(folders["clip"])
+    second._model.get_text_features = None  # it must not be needed
+    torch.testing.assert_close(second.encode_prompts(["a red kite"]), expected)
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "folder"])
 def test_a_damaged_text_cache_is_encoded_anew(
     folders: dict[str, Path], cache: Path, damage: str

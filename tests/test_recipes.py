@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from colours import COLOURS, ColourEncoder
 from PIL import Image
 
-from localize.evaluation.metrics import box_iou
+from localize.boxes import box_iou
 from localize.evaluation.recipes import RECIPES, ClipDiy, PineconeChapter
 
 SQUARE = (96, 96, 240, 240)

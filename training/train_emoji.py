@@ -15,6 +15,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -172,9 +173,9 @@ def finish(images: Run, steps: int) -> tuple[Any, dict[str, Any]]:
     return model, record
 
 
-def save(model: Any, folder: Path, side: int) -> None:
+def save(model: Any, folder: Path, side: int, backgrounds: Sequence[str]) -> None:
     """Write what ``AutoModel``, ``AutoTokenizer`` and ``AutoImageProcessor`` read, and the
-    negatives."""
+    negatives: all names, and phrases of the background."""
     # Half the size on disk; the config has everybody load it in float32.
     halves = {name: value.half() for name, value in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=halves)
@@ -196,7 +197,7 @@ def save(model: Any, folder: Path, side: int) -> None:
         "image_mean": [MEAN] * 3,
         "image_std": [STD] * 3,
     }
-    bank = [concept.name for concept in scenes.concepts()] + list(NEGATIVE_BACKGROUNDS)
+    bank = [concept.name for concept in scenes.concepts()] + list(backgrounds)
     for name, content in (("preprocessor_config.json", processor), ("negatives.json", bank)):
         text = json.dumps(content, indent=1, ensure_ascii=False)
         (folder / name).write_text(text + "\n", encoding="utf-8")
@@ -218,7 +219,7 @@ def main() -> None:
     else:
         images, record = train_images(arguments)
     model, text_record = finish(images, arguments.text_steps)
-    save(model, Path(arguments.out), SIDE)
+    save(model, Path(arguments.out), SIDE, NEGATIVE_BACKGROUNDS)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     whole = {"seed": SEED, "machine": machine, "images": record, "text": text_record}
     path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")

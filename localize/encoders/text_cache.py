@@ -17,7 +17,7 @@ import torch
 
 from localize.files import write_bytes
 
-MIN_SAVED = 32  # fewer new texts than these are quicker to encode than to write
+MIN_SAVED = 32  # fewer new texts than these are quicker to encode than to write, after the first
 MAX_TEXTS = 8192  # texts in one file
 MAX_FILES = 16  # models in the folder
 
@@ -48,6 +48,7 @@ class TextCache:
         folder = cache_folder()
         self._path = None if folder is None else folder / f"texts-{identity[:32]}.safetensors"
         self._known: dict[str, torch.Tensor] | None = None
+        self._saved_any = False
         self._lock = threading.Lock()
 
     def get(self, texts: list[str]) -> dict[str, torch.Tensor]:
@@ -58,10 +59,16 @@ class TextCache:
             return {text: self._known[text] for text in texts if text in self._known}
 
     def add(self, found: dict[str, torch.Tensor]) -> None:
-        """Keep new embeddings; many at a time reach the file too."""
+        """Keep new embeddings; the first and many at a time reach the file too.
+
+        For the first of a process its text tower had to be loaded, which the next one that is asked
+        the same is spared.
+        """
         with self._lock:
             self._known = _merge(self._known or {}, found)
-            if self._path is not None and MIN_SAVED <= len(found) <= MAX_TEXTS:
+            least = MIN_SAVED if self._saved_any else 1
+            if self._path is not None and least <= len(found) <= MAX_TEXTS:
+                self._saved_any = True
                 # Another process may have added texts of its own since.
                 _write(self._path, _merge(_read(self._path), found))
 

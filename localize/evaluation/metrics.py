@@ -15,21 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
+from localize.boxes import box_iou
 from localize.evaluation.samples import Answer, Truth
 
 MAX_BOXES = 100  # the best boxes of one name in one picture that count, as in COCO
 BACKGROUND = 0.5
 """A pixel on which no map reaches this relevance is the background's: of .03 to .6 the best on 16
 scenes."""
-
-
-def box_iou(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Intersection over union of boxes (N, 4) and (M, 4), corners xyxy: (N, M) in [0, 1]."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    common = np.prod(np.clip(high - low, 0, None), axis=-1)
-    union = np.prod(a[:, 2:] - a[:, :2], axis=-1)[:, None] + np.prod(b[:, 2:] - b[:, :2], axis=-1)
-    return np.asarray(common / np.maximum(union - common, np.finfo(np.float64).tiny))
 
 
 def load_pycocotools() -> tuple[Any, Any]:
