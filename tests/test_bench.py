@@ -124,6 +124,13 @@ def test_a_bench_of_a_folder_without_pictures_is_a_usage_error(tmp_path, capsys)
     assert str(tmp_path.name) in capsys.readouterr().err
 
 
+def test_a_bench_in_int8_names_the_one_that_measures_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["bench", "--quick", "--dtype", "int8"]) == USAGE
+    assert "localize bench --formats" in capsys.readouterr().err
+
+
 def test_a_bench_of_formats_shows_the_speed_and_the_accuracy_of_each(checkpoint, tmp_path, capsys):
     target = tmp_path / "formats.json"
     command = ["bench", "--formats", "--quick", "--model", str(checkpoint), "--json", str(target)]

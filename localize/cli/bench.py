@@ -36,6 +36,8 @@ def add(commands: Commands) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from localize import files
 
+    if parsed.dtype == "int8" and not parsed.formats:
+        raise ValueError("int8 is measured beside the other formats: localize bench --formats")
     if parsed.json:
         files.check_target(parsed.json)
     hide_downloads(parsed.quiet)
