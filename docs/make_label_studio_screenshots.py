@@ -33,7 +33,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import APIRequestContext, Page, sync_playwright
 
-from localize import Localizer
+from localize import Localizer, Options
 from localize.evaluation.scenes import demo_scene, make_scene
 
 IMAGES = Path(__file__).parent / "images"
@@ -50,13 +50,15 @@ def main() -> None:
     parser.add_argument("--photos", help="a folder of pictures in place of scenes")
     parser.add_argument("--labels", nargs="+", default=LABELS)
     parser.add_argument("--model", default="emoji")
+    parser.add_argument("--threshold", type=float, default=Options().threshold)
     parser.add_argument("--output", default=str(IMAGES))
     parsed = parser.parse_args()
     with TemporaryDirectory() as folder:
         pictures = sorted(Path(parsed.photos).glob("*.*")) if parsed.photos else []
         pictures = pictures or make_pictures(Path(folder))
         with label_studio(parsed.program, Path(folder)) as address, browser() as page:
-            show(page, address, parsed.model, parsed.labels, pictures, Path(parsed.output))
+            options = Options(threshold=parsed.threshold)
+            show(page, address, parsed.model, options, parsed.labels, pictures, Path(parsed.output))
 
 
 def make_pictures(folder: Path) -> list[Path]:
@@ -76,6 +78,7 @@ def show(
     page: Page,
     address: str,
     model: str,
+    options: Options,
     labels: Sequence[str],
     pictures: Sequence[Path],
     output: Path,
@@ -89,7 +92,7 @@ def show(
     shot(page, output / "label-studio-empty.webp")
     for path in pictures:
         studio.upload(project, path)
-    with localize_serve(model, address, studio.access_token()) as server:
+    with localize_serve(model, options, address, studio.access_token()) as server:
         studio.connect(project, server)
         page.goto(f"{address}/projects/{project}/settings/ml")
         page.wait_for_timeout(3000)
@@ -107,18 +110,18 @@ def show(
     page.goto(f"{address}/projects/{project}/data")
     page.wait_for_timeout(3000)
     shot(page, output / "label-studio-reviewed.webp")
-    compare(studio.export(project), tasks, pictures, model, labels)
+    localizer = Localizer.from_pretrained(model, options=options)
+    compare(studio.export(project), tasks, pictures, localizer, labels)
 
 
 def compare(
     exported: Sequence[dict[str, Any]],
     tasks: Sequence[dict[str, Any]],
     pictures: Sequence[Path],
-    model: str,
+    localizer: Localizer,
     labels: Sequence[str],
 ) -> None:
     """Hold the boxes of the project's export against those that are found without Label Studio."""
-    localizer = Localizer.from_pretrained(model)
     shown = {task["id"]: path for task, path in zip(tasks, pictures, strict=True)}
     farthest, count = 0.0, 0
     for task in exported:
@@ -259,9 +262,10 @@ def label_studio(program: str, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def localize_serve(model: str, address: str, token: str) -> Iterator[str]:
+def localize_serve(model: str, options: Options, address: str, token: str) -> Iterator[str]:
     port = free_port()
     words = ["serve", "--model", model, "--port", str(port), "--label-studio", address]
+    words += ["--threshold", str(options.threshold)]
     environment = os.environ | {"LABEL_STUDIO_API_KEY": token}
     with running([sys.executable, "-m", "localize", *words], environment):
         wait_for(f"http://127.0.0.1:{port}/livez")

@@ -185,7 +185,8 @@ class _Pending:
 class _Queries:
     """What P prompts are made of: Q embeddings of texts, one an alternative.
 
-    wanted: float32 (Q, D). owner: int64 (Q,), the prompt of each. unlike: (L, D), what the prompts
+    wanted: float32 (Q, D). owner: int64 (Q,), the prompt of each. sureness: float32 (Q,), how far
+    each can be trusted, or None: wholly. unlike: (L, D), what the prompts
     `unlike_owner` (L,) are not, or None. thresholds: P, the least score of a box of each.
     """
 
@@ -194,6 +195,7 @@ class _Queries:
     unlike: torch.Tensor | None
     unlike_owner: torch.Tensor
     thresholds: tuple[float, ...]
+    sureness: torch.Tensor | None = None
 
     @property
     def prompts(self) -> int:
@@ -219,7 +221,7 @@ class Localizer:
         self.options = options
         self.batch_size = options.batch_size or choose_batch_size(self._device)
         self._embed = PromptEmbedder(encoder)
-        self._pictures: WeakKeyDictionary[Picture, torch.Tensor] = WeakKeyDictionary()
+        self._pictures: WeakKeyDictionary[Picture, tuple[torch.Tensor, float]] = WeakKeyDictionary()
         bank = getattr(encoder, "negatives", None) or BANK
         self._bank = [as_prompt(word) for word in bank]
 
@@ -440,6 +442,15 @@ class Localizer:
             self._embed_all(unlike) if unlike else None,
             numbers.repeat_interleave(unlike_counts),
             tuple(map(self._threshold, prompts)),
+            self._sureness(alternatives),
+        )
+
+    def _sureness(self, alternatives: Sequence[tuple[str, ...] | Picture]) -> torch.Tensor | None:
+        """Texts say what they mean. A picture is trusted as far as it shows its own words."""
+        if not any(isinstance(each, Picture) for each in alternatives):
+            return None
+        return torch.tensor(
+            [self._in_words(each)[1] if isinstance(each, Picture) else 1.0 for each in alternatives]
         )
 
     def _threshold(self, prompt: Prompt) -> float:
@@ -452,13 +463,14 @@ class Localizer:
         embedded = iter(self._embed(texts) if texts else ())
         return torch.stack(
             [
-                self._in_words(each) if isinstance(each, Picture) else next(embedded)
+                self._in_words(each)[0] if isinstance(each, Picture) else next(embedded)
                 for each in alternatives
             ]
         )
 
-    def _in_words(self, picture: Picture) -> torch.Tensor:
-        """What a picture shows as an embedding of text (D,); worked out once."""
+    def _in_words(self, picture: Picture) -> tuple[torch.Tensor, float]:
+        """What a picture shows as an embedding of text (D,), and how sure it is that it shows that;
+        worked out once."""
         if picture not in self._pictures:
             height, width = picture.pixels.shape[:2]
             pending = _Pending(
@@ -466,7 +478,9 @@ class Localizer:
             )
             embedding, _ = self._encode_batch(torch.stack(list(self._crops([pending], deque()))))
             bank, scale = self._negatives[0], self.encoder.logit_scale
-            self._pictures[picture] = in_words(embedding, bank, scale)[0]
+            words, alone = in_words(embedding, bank, scale), torch.zeros(1, dtype=torch.int64)
+            contest = self._contest(_Queries(words, alone, None, alone, (0.0,)))
+            self._pictures[picture] = words[0], float(contest.scores(embedding, scale))
         return self._pictures[picture]
 
     def _readable(
@@ -626,7 +640,7 @@ class Localizer:
         unlike = None
         if queries.unlike is not None:
             unlike = queries.unlike, owner[:, None] == queries.unlike_owner
-        return Contest(wanted, owner, self._all_negatives, against, count, unlike)
+        return Contest(wanted, owner, self._all_negatives, against, count, unlike, queries.sureness)
 
     def _find_boxes(
         self,

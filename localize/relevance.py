@@ -196,7 +196,8 @@ class Contest:
 
     wanted: unit-norm (Q, D). owner: int64 (Q,), the prompt of each. negatives: unit-norm (K, D),
     the bank's first. against: bool (Q, K), the negatives of each; see `rivals`. prompts: P. unlike:
-    further negatives (L, D) and whose they are, bool (Q, L), or None.
+    further negatives (L, D) and whose they are, bool (Q, L), or None. sureness: float32 (Q,) in
+    [0, 1], how far each can be trusted, or None: wholly.
     """
 
     wanted: torch.Tensor
@@ -205,6 +206,7 @@ class Contest:
     against: torch.Tensor
     prompts: int
     unlike: tuple[torch.Tensor, torch.Tensor] | None = None
+    sureness: torch.Tensor | None = None
 
     def scores(
         self,
@@ -215,7 +217,7 @@ class Contest:
     ) -> torch.Tensor:
         """How much embeddings (..., D) look like the prompts, (..., P); see `probabilities`.
 
-        Each alternative is judged alone and the best counts.
+        Each alternative is judged alone, as far as it can be trusted, and the best counts.
         """
         judged = probabilities(
             embeddings,
@@ -227,6 +229,8 @@ class Contest:
             opposition,
             self.unlike,
         )
+        if self.sureness is not None:
+            judged = judged * self.sureness
         return best_of(judged, self.owner, self.prompts)
 
 

@@ -175,6 +175,23 @@ def test_a_picture_as_a_prompt_finds_its_like_and_nothing_else(localizer):
     assert localizer.locate(picture(colour=(0, 0, 255)), like).boxes == []
 
 
+def test_a_picture_is_trusted_as_far_as_it_shows_the_words_it_is_put_into(localizer):
+    encoder, muddy = localizer.encoder, np.full((64, 64, 3), (160, 140, 120), np.uint8)
+    bank = encoder.encode_prompts(encoder.negatives)
+    shown = encoder.encode_crops(torch.from_numpy(muddy).permute(2, 0, 1)[None] / 127.5 - 1)[0][0]
+    weights = torch.softmax(2 * encoder.logit_scale * bank @ shown, 0)
+    words = weights @ bank / (weights @ bank).norm()
+    wanted, rivals = (
+        torch.exp(encoder.logit_scale * each @ shown).sum()
+        for each in (words, bank[bank @ words < 0.95])
+    )
+    score = float(wanted / (wanted + rivals))
+    assert 0.6 < score < 0.95
+    result = localizer.locate(muddy, [Prompt.from_image(muddy, "muddy"), "red"])
+    assert result.presence[0] == pytest.approx(score * score, abs=1e-3)
+    assert result.presence[1] == localizer.locate(muddy, "red").presence
+
+
 def test_pictures_of_what_is_not_meant_are_scored_against(localizer):
     red, orange = (np.full((20, 30, 3), rgb, np.uint8) for rgb in ((250, 10, 10), (255, 120, 0)))
     pixels = picture(colour=(255, 110, 0))
