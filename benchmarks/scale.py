@@ -444,7 +444,10 @@ def on_paper(measured: str) -> None:
     asking = reading + parts["maps_and_boxes"] + parts["overlay"]
     ledger = BATCH / STAGES / parts["ledger_seconds_a_batch"]
     rates = {
-        "detect": {"rows at the driver": 1 / parts["driver_seconds_a_row"], "ledger": ledger},
+        "detect": {
+            "rows at the driver": 1 / parts["driver_processor_seconds_a_row"],
+            "ledger": ledger,
+        },
         "index": {"store": store["pictures"] / store["seconds"], "ledger": ledger},
     }
     sizes = {

@@ -52,6 +52,10 @@ KEPT = timedelta(minutes=10)
 MOST_REASON = 200
 """Letters of a report that cannot be made out."""
 
+KEPT_BYTES = 64 << 20
+"""What LanceDB may keep in memory of the tables' versions. Left alone it keeps every one that a run
+has written, each with all its pieces: half a gigabyte for ten million windows."""
+
 NAMES_AT_ONCE = 1_000
 """The most values that one condition of a search lists."""
 
@@ -320,7 +324,7 @@ def _connect(place: str) -> Any:
         raise ImportError(
             "stores need the extra 'index': pip install 'clip-localize[index]'"
         ) from error
-    return lancedb.connect(place)
+    return lancedb.connect(place, session=lancedb.Session(metadata_cache_size_bytes=KEPT_BYTES))
 
 
 def _tables(place: str) -> set[str]:
