@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 from collections import defaultdict
 from collections.abc import Iterator
 from io import BytesIO
@@ -200,9 +201,25 @@ def measure_parts() -> dict[str, Any]:
     reading = (time.process_time() - start) / 5
     return {
         "photo_of_12_megapixels": {"bytes": len(photo.getvalue()), "seconds": round(reading, 3)},
+        "bytes_of_a_task": listing(),
         **locating(),
         **passing(),
     }
+
+
+def listing(count: int = 100_000) -> int:
+    """What the command remembers of a picture that is to be done."""
+    from localize.runs import Task
+
+    tracemalloc.start()
+    tasks = []
+    for number in range(count):
+        path = f"/data/photos/2026/11/{number:09}.jpg"
+        seen = {"path": path, "bytes": 3_000_000 + number, "modified_ns": 10**18 + number}
+        tasks.append(Task(Path(path), Path(f"/data/answers/{number:09}.jpg"), seen))
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return size // len(tasks)
 
 
 def locating() -> dict[str, Any]:
@@ -433,45 +450,59 @@ BATCH, STAGES = 32, 2
 """Pictures that the ledger hears of at once on GPUs, about, and how often."""
 
 
+MEMORY = 1.5e9
+"""Bytes that the command may take."""
+
+
 def on_paper(measured: str) -> None:
-    """Which of encoder, cores, driver and store is slowest, and what the run then takes."""
+    """Which of encoder, cores, command and store is slowest, and what the run then takes."""
     lines = [json.loads(line) for line in Path(measured).read_text().splitlines()]
     found = {line["command"] + line.get("into", ""): line for line in lines}
     parts, workers, store = (found[name] for name in ("parts", "workers", "rowsstore"))
     ways = ("without Ray", "1 worker")
     plain, ray = (workers[way]["processor_seconds_a_picture"] for way in ways)
-    reading = parts["photo_of_12_megapixels"]["seconds"] + max(0.0, ray - plain)
-    asking = reading + parts["maps_and_boxes"] + parts["overlay"]
+    photo = parts["photo_of_12_megapixels"]
+    reading = photo["seconds"] + max(0.0, ray - plain)
     ledger = BATCH / STAGES / parts["ledger_seconds_a_batch"]
-    rates = {
-        "detect": {
-            "rows at the driver": 1 / parts["driver_processor_seconds_a_row"],
-            "ledger": ledger,
-        },
-        "index": {"store": store["pictures"] / store["seconds"], "ledger": ledger},
+    command = {
+        "detect": 1 / parts["driver_processor_seconds_a_row"],
+        "index": store["pictures"] / store["driver_processor_seconds"],
     }
+    first, *_, last = store["driver_gigabytes_by_quarter"]
+    remembered = {
+        "detect": parts["bytes_of_a_task"],
+        "index": (last - first) * 1e9 / (0.75 * store["pictures"]) + parts["bytes_of_a_task"],
+    }
+    cores = {"detect": reading + parts["maps_and_boxes"] + parts["overlay"], "index": reading}
     sizes = {
         "detect": parts["bytes_of_answers"],
         "index": 1e9 * store["gigabytes_written"] / store["pictures"],
     }
-    print("| | pictures | GPUs | pictures a second | slowest | hours | euros | written, GB |")
-    print("|---|---|---|---|---|---|---|---|")
-    for what, single in rates.items():
-        cores = CORES_A_GPU / (asking if what == "detect" else reading)
-        for pictures in (1e6, 1e8, 1e9):
+    for what, rate in command.items():
+        print(
+            f"{what}: the command {rate:,.0f} pictures a second, the ledger {ledger:,.0f}, "
+            f"{CORES_A_GPU} cores {CORES_A_GPU / cores[what]:,.0f}, an encoder "
+            f"{CROPS_A_SECOND / WINDOWS:,.0f}; the command remembers {remembered[what]:,.0f} bytes "
+            f"a picture, {MEMORY / remembered[what] / 1e6:,.1f} million in {MEMORY / 1e9} GB\n"
+        )
+    print("| | pictures | GPUs | slowest | a second | hours | euros | read, Gbit/s | written, GB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for what, single in command.items():
+        for power in (6, 8, 9):
             for gpus in (1, 8, 64):
                 limits = {
                     "encoder": gpus * CROPS_A_SECOND / WINDOWS,
-                    "cores": gpus * cores,
-                    **single,
+                    "cores": gpus * CORES_A_GPU / cores[what],
+                    "command": single,
+                    "ledger": ledger,
                 }
                 slowest = min(limits, key=limits.__getitem__)
-                hours = pictures / limits[slowest] / 3600
-                euros, written = hours * gpus * EUROS_AN_HOUR, pictures * sizes[what] / 1e9
+                rate = limits[slowest]
+                hours = 10**power / rate / 3600
                 print(
-                    f"| {what} | 10^{len(str(int(pictures))) - 1} | {gpus} | "
-                    f"{limits[slowest]:,.0f} | {slowest} | {hours:,.1f} | {euros:,.0f} | "
-                    f"{written:,.0f} |"
+                    f"| {what} | 10^{power} | {gpus} | {slowest} | {rate:,.0f} | {hours:,.1f} | "
+                    f"{hours * gpus * EUROS_AN_HOUR:,.0f} | {rate * photo['bytes'] * 8e-9:,.1f} | "
+                    f"{10**power * sizes[what] / 1e9:,.0f} |"
                 )
 
 

@@ -129,27 +129,29 @@ def detect(
 
     Raises files.OutputError where nothing more can be written.
     """
-    import pyarrow as pa
-
     prepare()
     ledger = start_ledger()
     folder = Path(os.path.abspath(job.folder))
-    moved = [replace(task, output=Path(os.path.abspath(task.output))) for task in tasks]
-    table = pa.table(
-        {
-            "path": pa.array(
-                [os.fsencode(os.path.abspath(task.path)) for task in tasks], pa.binary()
-            ),
-            "number": pa.array(range(len(tasks)), pa.int64()),
-            TASK: pa.array(map(task_as_json, moved), pa.string()),
-        }
-    )
-    dataset, plan = in_blocks(table, plan)
+    dataset, plan = in_blocks(_table_of(tasks), plan)
     arguments = (ledger, load, tuple(prompts), replace(job, folder=folder))
     answered = _through(dataset, ledger, plan, options, Locating, arguments)
     with plain_errors():
         for row in answered.iter_rows():
             yield _outcome(row, tasks[row["number"]].path, job.prompts)
+
+
+def _table_of(tasks: Sequence[Task]) -> pyarrow.Table:
+    import pyarrow as pa
+
+    paths = (os.fsencode(os.path.abspath(task.path)) for task in tasks)
+    moved = (replace(task, output=Path(os.path.abspath(task.output))) for task in tasks)
+    return pa.table(
+        {
+            "path": pa.array(paths, pa.binary()),
+            "number": pa.array(range(len(tasks)), pa.int64()),
+            TASK: pa.array(map(task_as_json, moved), pa.string()),
+        }
+    )
 
 
 def detect_into(
