@@ -161,6 +161,23 @@ def test_a_row_has_what_locate_gives_or_why_there_is_nothing(photos: Path) -> No
         ] == [(box.label, box.score, box.xyxy) for box in expected.boxes]
 
 
+def test_arrays_and_other_columns_go_in_and_embeddings_come_out(photos: Path) -> None:
+    import ray.data
+
+    names = ("00.png", "01.png", "02.png")
+    arrays = [np.asarray(Image.open(photos / name)) for name in names]
+    rows = [{"name": name, "image": array} for name, array in zip(names, arrays, strict=True)]
+    done = cluster.encode(ray.data.from_items(rows), load, plan=ONE).take_all()
+    assert sorted(row["name"] for row in done) == list(names)
+    for row in done:
+        expected = load().encode(arrays[names.index(row["name"])])
+        assert "image" not in row
+        assert "stopped" not in row
+        assert np.array_equal(np.stack(row["windows"]), expected.boxes)
+        embeddings = expected.embeddings.numpy().astype(np.float16)
+        assert np.array_equal(np.stack(row["embeddings"]), embeddings)
+
+
 def test_files_are_those_without_ray_even_where_a_worker_is_killed(
     photos: Path, tmp_path: Path
 ) -> None:
