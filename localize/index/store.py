@@ -33,7 +33,7 @@ PICTURES, WINDOWS = "pictures", "windows"
 KEY = b"localize"
 """Key, in the metadata of the tables' schemas, of what the store was made with."""
 
-NEEDS_INDEX = 200_000
+NEEDS_INDEX = 100_000
 """Windows from which on an approximate index is built; of fewer, exact search is quick enough."""
 
 OUTGROWN = 4
@@ -317,7 +317,7 @@ def _place_of(path: str | os.PathLike[str]) -> str:
 
 
 def _connect(place: str) -> Any:
-    os.environ.setdefault("LANCE_LOG", "error")  # It warns of what is no concern of the user.
+    os.environ.setdefault("LANCEDB_LOG", "error")  # It warns of what is no concern of the user.
     try:
         import lancedb
     except ImportError as error:
