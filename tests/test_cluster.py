@@ -26,8 +26,11 @@ from pyarrow import parquet
 
 from localize import Localizer, Options, cluster
 from localize.cli import main
+from localize.cluster.ledger import start_ledger
 from localize.cluster.parquet import write_part
+from localize.cluster.reading import only_read, reading
 from localize.cluster.start import check_answers, check_installed
+from localize.images import Picture
 from localize.index import Progress, Store, settings_of, update
 from localize.prompts import as_prompt
 from localize.runs import Run, Task
@@ -239,6 +242,38 @@ def test_an_index_made_on_ray_is_the_one_made_without(photos: Path, tmp_path: Pa
     ray, here = (indexed(each, photos, each == store) for each in (store, folder))
     assert ray == here
     assert here[0].known > 2
+
+
+def read_but_die(source: str) -> tuple[dict, Picture | None]:
+    """As a decoder that a damaged file makes touch memory that is not its own."""
+    if source.endswith("07.png"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return only_read(source, 10**6)
+
+
+def test_a_picture_that_kills_its_readers_is_set_aside_and_named(photos: Path) -> None:
+    read = reading(dataset(photos), start_ledger(), read_but_die, pa.schema([]), ONE)
+    rows = {Path(row["path"]).name: row for row in read.take_all()}
+    assert len(rows) == 21
+    poison = photos / "07.png"
+    assert rows.pop("07.png")["problem"] == (
+        f"cannot read {poison}: the process that reads it died 3 times"
+    )
+    assert rows.pop("bad.png")["problem"].endswith("damaged from its first bytes on")
+    for name, row in rows.items():
+        assert row["problem"] is None
+        assert row["pixels"] == np.asarray(Image.open(photos / name)).tobytes()
+
+
+def test_the_plan_is_told_and_nothing_done(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["detect", str(photos), "--model", "emoji", "-o", str(tmp_path / "none"), "--ray"]
+    assert main([*command, "--ray-workers", "3", "--ray-plan", "-p", "red"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("workers  3, each 0.75 of a core and ")
+    assert "because --ray-workers says so; 2 would fit" in said
+    assert not (tmp_path / "none").exists()
 
 
 def load_nothing() -> Localizer:
