@@ -148,6 +148,9 @@ DECISIONS = (
     Decision("wider ring", constants=[(boxes, "RING", 0.5)]),
     Decision("suppression at IoU 0.3", constants=[(boxes, "OVERLAP", 0.3)]),
     Decision("suppression at IoU 0.5", constants=[(boxes, "OVERLAP", 0.5)]),
+    Decision("the best box does not lean", constants=[(boxes, "LEAN", 0.0)]),
+    Decision("the best box leans .6 of the way", constants=[(boxes, "LEAN", 0.6)]),
+    Decision("the best box leans all the way", constants=[(boxes, "LEAN", 1.0)]),
     Decision("scales 1 .71 .5 .35, stride 1/2", {"scales": (1, 0.71, 0.5, 0.35), "stride": 0.5}),
 )
 
