@@ -286,7 +286,7 @@ def running(command: Sequence[str], environment: dict[str, str]) -> Iterator[Non
 
 def wait_for(address: str) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for _ in range(300):
+    for _ in range(900):
         try:
             opener.open(address, timeout=5)
             return
