@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import platform
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -75,7 +76,7 @@ def by_model(
     )
 
 
-class Stage:
+class Stage(ABC):
     """What the stages that hold a model have in common: rows in, rows out, and who is to blame."""
 
     def __init__(self, ledger: Any, load: Load) -> None:
@@ -86,17 +87,17 @@ class Stage:
         except Exception as error:  # Whatever a model may lead to on this machine.
             self._problem = f"{error} (on {platform.node()})"
 
+    @abstractmethod
     def schema(self) -> pyarrow.Schema:
         """The columns that rows get."""
-        raise NotImplementedError
 
+    @abstractmethod
     def results(self, pictures: Iterable[Picture], on_error: OnError) -> Iterator[Any]:
         """What the localizer makes of pictures, in their order; each knows its `source`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def columns(self, result: Any, table: pyarrow.Table, row: int) -> Columns:
         """The columns of one result, of a row of a table."""
-        raise NotImplementedError
 
     def __call__(self, table: pyarrow.Table) -> Iterator[pyarrow.Table]:
         import pyarrow as pa
