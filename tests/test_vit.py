@@ -113,6 +113,6 @@ def test_outliers_among_its_patches_change_its_maps_little_and_raise_no_absent_p
     assert cosine > 0.85
     assert mean < 0.01
     assert most < 0.45
-    assert risen < 0.005
+    assert risen < 0.01
     monkeypatch.setattr(tokens, "OUTLIER", 1e9)
     assert differences(name)[0] < 0.4  # they do harm where they are not mended

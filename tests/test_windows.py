@@ -109,7 +109,9 @@ def test_scaling_the_picture_scales_its_windows(width, height, factor):
     large = make_grids(width * factor, height * factor, 224, SCALES, 0.5)
     for before, after in zip(small, large, strict=True):
         assert len(before) == len(after)
-        assert after.boxes == pytest.approx(before.boxes * factor, rel=1e-4)
+        # Where a level's side is on the verge of two numbers of pixels it may be either.
+        pixel = max(after.picture) / max(after.level)
+        assert after.boxes == pytest.approx(before.boxes * factor, rel=1e-4, abs=pixel)
 
 
 @pytest.mark.parametrize("size", [(1, 5000), (20000, 3), (1, 1)])
