@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from ablation import Decision
 
-from localize import Localizer, edges, localizer
+from localize import Localizer, edges, relevance
 from localize.localizer import Encoded
 from localize.result import Localization
 
@@ -73,8 +73,7 @@ def second_look(machine: Localizer, encoded: Encoded, result: Localization) -> L
         small = F.interpolate(cut[None] / 255, (side, side), mode="bilinear", antialias=True)[0]
         crops.append((small - mean) / std)
     seen, _ = machine._encode_batch(torch.stack(crops))
-    again = replace(encoded, embeddings=seen, tokens=None)
-    scores, _ = machine._scores(again, machine.embed_prompts(list(result.prompts)))
+    scores = machine.contest(list(result.prompts)).scores(seen, encoder.logit_scale)
     number = {label: place for place, label in enumerate(result.prompts)}
     boxes = [
         replace(box, score=(box.score + float(scores[place, number[box.label]])) / 2)
@@ -92,6 +91,8 @@ def absolute(
     against: torch.Tensor,
     logit_scale: float,
     temper: float = 1.0,
+    opposition: relevance.Opposition | None = None,
+    unlike: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """In place of `probabilities`: SigLIP's sigmoid(s cos + b), the rivals' mean logarithm of their
     sum in place of its learned bias b, the same for all places."""
@@ -103,7 +104,7 @@ TRIALS: tuple[Decision, ...] = (
     Decision("as it is"),
     Decision("TagCLIP's second look at each box", afterwards=second_look),
     Decision("TextRegion's test of tokens", before=of_no_region),
-    Decision("an absolute sigmoid", constants=[(localizer, "probabilities", absolute)]),
+    Decision("an absolute sigmoid", constants=[(relevance, "probabilities", absolute)]),
 )
 
 
