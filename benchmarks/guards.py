@@ -73,7 +73,8 @@ def main() -> None:
     pictures = (sample.image for sample in samples[:20])
     embeddings = torch.cat([each.embeddings for each in plain.encode_many(pictures)])
     with_means.means[UNLIKE] = F.normalize(embeddings.mean(0), dim=0)
-    answers: dict[str, list[Answer]] = {guard: [] for guard in GUARDS}
+    ranked: dict[str, list[Answer]] = {guard: [] for guard in GUARDS}
+    reported: dict[str, list[Answer]] = {guard: [] for guard in GUARDS}
     truths = []
     for sample in tqdm(samples):
         encoded = plain.encode(sample.image)
@@ -82,13 +83,14 @@ def main() -> None:
         truths.append(truth)
         for guard, negatives in GUARDS.items():
             if words or guard != "a made-up word":
-                machine = Localizer(with_means, Options(threshold=0, negatives=negatives))
-                result = machine.locate(encoded, truth.prompts)
-                answers[guard].append(answer_of(result, encoded.num_crops))
+                for answers, options in ((ranked, Options(threshold=0)), (reported, Options())):
+                    machine = Localizer(with_means, replace(options, negatives=negatives))
+                    result = machine.locate(encoded, truth.prompts)
+                    answers[guard].append(answer_of(result, encoded.num_crops))
     print("guard", *SHOWN, *UNKNOWN, sep=" | ")
-    for guard, row in answers.items():
+    for guard, row in ranked.items():
         if row:
-            found = figures(truths, row, Options().threshold)
+            found = figures(truths, row, reported[guard])
             cells = [found[key] for key in (*SHOWN, *UNKNOWN)]
             print(guard, *("-" if c is None else f"{c:.3f}" for c in cells), sep=" | ")
 
