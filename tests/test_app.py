@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -39,9 +38,6 @@ from localize.serve.server import configured  # noqa: E402
 
 MAX_BYTES = 32_000_000
 OPTIONS = Options(max_pixels=20_000_000)
-FLAGS = (
-    "--no-sandbox --disable-background-networking --disable-component-update --disable-sync"
-).split()
 CAT = next(box for name, box in demo_scene().objects if name == "cat")
 
 
@@ -98,19 +94,6 @@ def server(localizer: Localizer, library: Library | None) -> Iterator[str]:
 def client(server: str) -> Iterator[Any]:
     with httpx.Client(base_url=server, timeout=60, trust_env=False) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("Chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.fixture

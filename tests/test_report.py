@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,6 @@ from localize.report import MAPS, THUMBNAIL_BYTES, sketch
 from localize.result import Box, Localization
 from localize.runs import REPORT, Run
 
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-
 HOSTILE = (
     "<script>window.broken = 1</script>",
     '"><img src=x onerror="window.broken = 1">',
@@ -30,19 +24,6 @@ HOSTILE = (
     "<!-- --><svg onload=window.broken=1>",
     "two\nlines \u202eturned round",
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("Chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.fixture
