@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from ablation import Decision
 
 from localize import Localizer, edges, relevance
-from localize.localizer import Encoded
+from localize.encoding import Encoded
 from localize.result import Localization
 
 UNLIKE = 0.07

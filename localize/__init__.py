@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from localize.detector import ZeroShotDetector
+    from localize.encoding import Encoded
     from localize.index import Hit, Index
-    from localize.localizer import Encoded, Localizer
+    from localize.localizer import Localizer
     from localize.options import Options
     from localize.prompts import Prompt
     from localize.result import Box, Localization
@@ -27,7 +28,7 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "Box": "localize.result",
-    "Encoded": "localize.localizer",
+    "Encoded": "localize.encoding",
     "Hit": "localize.index",
     "Index": "localize.index",
     "Localization": "localize.result",

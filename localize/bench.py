@@ -39,9 +39,10 @@ from localize.encoders.checkpoint import Checkpoint, load_checkpoint
 from localize.encoders.errors import CheckpointError
 from localize.encoders.hub import find_files
 from localize.encoders.torchvision_build import allow_any_torchvision
+from localize.encoding import Encoded
 from localize.files import find_images
 from localize.images import SUFFIXES
-from localize.localizer import Encoded, Localizer
+from localize.localizer import Localizer
 from localize.prompts import BANK, TEMPLATES
 
 SIZES: dict[str, dict[str, dict[str, int]]] = {

@@ -34,8 +34,9 @@ from localize.encoders import HuggingFaceEncoder, graphs
 from localize.encoders.compiled import Format, Source, load_compiled
 from localize.encoders.device import choose_dtype, cores_to_use
 from localize.encoders.protocol import Encoder
+from localize.encoding import Encoded, calibration_of
 from localize.images import read_image
-from localize.localizer import Encoded, Localizer, calibration_of
+from localize.localizer import Localizer
 
 FORMATS: tuple[Format, ...] = ("float32", "bfloat16", "int8")
 PUBLISHED = "published loop"

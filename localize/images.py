@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
 from itertools import islice
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,7 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
+Some = TypeVar("Some")
 ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | torch.Tensor | Picture"
 )
@@ -123,7 +124,7 @@ def read_ahead(
             return source, error
 
     stopped: list[Exception] = []
-    remaining = _until_error(sources, stopped)
+    remaining = until_error(sources, stopped)
     with ThreadPoolExecutor(READERS) as pool:
         pending = deque(pool.submit(read, each) for each in islice(remaining, 2 * READERS))
         try:
@@ -137,10 +138,10 @@ def read_ahead(
         raise stopped[0]
 
 
-def _until_error(sources: Iterable[ImageSource], stopped: list[Exception]) -> Iterator[ImageSource]:
-    """The sources up to their first error, which goes into `stopped`."""
+def until_error(items: Iterable[Some], stopped: list[Exception]) -> Iterator[Some]:
+    """The items up to the first error, which goes into `stopped`: those before it are good."""
     try:
-        yield from sources
+        yield from items
     except Exception as error:
         stopped.append(error)
 

@@ -6,14 +6,13 @@ Puts the parts together; knows no file formats and does no arithmetic of its own
 from __future__ import annotations
 
 import os
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, islice
-from typing import TypeAlias, TypeVar
+from itertools import chain
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,15 +22,12 @@ import torch.nn.functional as F
 from PIL import Image
 
 from localize.boxes import contrast_of, enlarged, find_boxes
-from localize.crops import batches, crops_of
-from localize.edges import Superpixels, follow_edges, superpixels
-from localize.encoders import Calibration, check_crop_embeddings, load_encoder
-from localize.encoders.checks import as_pair, check_encoder, check_same_length
-from localize.encoders.device import choose_batch_size
+from localize.edges import follow_edges
+from localize.encoders import load_encoder
+from localize.encoders.checks import check_encoder, check_same_length
 from localize.encoders.protocol import Encoder
-from localize.files import find_images
-from localize.images import SUFFIXES, ImageError, ImageSource, Picture, read_ahead
-from localize.names import display_name
+from localize.encoding import Encoded, OnError, PictureEncoder, Prepared, Progress, calibration_of
+from localize.images import ImageSource, Picture, until_error
 from localize.options import Options
 from localize.prompts import BANK, Prompt, PromptEmbedder, as_prompt, in_words, parts_of
 from localize.relevance import (
@@ -48,7 +44,6 @@ from localize.relevance import (
     with_peaks,
 )
 from localize.result import Box, Localization
-from localize.windows import Grid, make_grids, within_budget
 
 PROMPTS_AT_ONCE = 128
 """The most prompts that are answered together: their maps take some 10 MB a copy."""
@@ -56,129 +51,10 @@ PROMPTS_AT_ONCE = 128
 SCORES_AT_ONCE = 1 << 22
 """The most scores, of all windows' cells with the prompts answered together: 16 MB a copy."""
 
-FEW_WINDOWS = 1000
-"""So many windows of a picture fit into memory with any encoder."""
-
-MAX_BYTES = 4 << 30
-"""What the embeddings of one picture may take; more is a slip of the pen."""
-
 LOCATED_AHEAD = 1
 """Encoded pictures that wait, in `locate_many`, besides the one that is located."""
 
-CALIBRATION_PICTURES, CALIBRATION_CROPS = 32, 96
-"""Pictures that int8 is calibrated on, and crops of them, a third of which only judge it."""
-
-OnError: TypeAlias = Callable[[ImageSource, ImageError | TypeError], None]
-Progress: TypeAlias = Callable[[int, int], None]
 Array: TypeAlias = npt.NDArray[np.float32]
-Some = TypeVar("Some")
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """What answers about a picture need of it whatever is asked.
-
-    negatives: (K, D), those that it was worked out for. windows, tokens: the opposition of the
-    picture's windows to them, and of its tokens, if any.
-    """
-
-    negatives: torch.Tensor
-    windows: Opposition
-    tokens: Opposition | None
-
-    @property
-    def nbytes(self) -> int:
-        """What it takes in memory, besides the negatives, which it shares."""
-        return self.windows.nbytes + (0 if self.tokens is None else self.tokens.nbytes)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Encoded:
-    """A picture whose windows have been through the image encoder, ready to be asked.
-
-    picture: the upright picture and where it came from.
-    grids: the windows, scale by scale.
-    embeddings: float32 (N, D), unit-norm, one a window, in the order of the grids.
-    tokens: float32 (N, h, w, D), unit-norm, of the cells of each window, or None.
-    source: what the picture was read from: the very path, bytes, image or array that was given.
-    prepared: what `Localizer.prepare` has worked out, or None.
-    """
-
-    picture: Picture
-    grids: tuple[Grid, ...]
-    embeddings: torch.Tensor
-    tokens: torch.Tensor | None
-    source: ImageSource | None = None
-    prepared: Prepared | None = None
-
-    def __repr__(self) -> str:
-        """A line: tensors would fill the screen."""
-        height, width = self.picture.pixels.shape[:2]
-        cells = (0, 0) if self.tokens is None else self.tokens.shape[1:3]
-        tokens = f"{cells[0]} x {cells[1]} tokens each" if cells[0] else "without tokens"
-        name = self.picture.file or "a picture"
-        return f"<Encoded {name}, {width} x {height}: {self.num_crops} windows, {tokens}>"
-
-    @property
-    def boxes(self) -> Array:
-        """The windows as xyxy in pixels of the picture, float32 (N, 4). The first is the whole."""
-        return np.concatenate([grid.boxes for grid in self.grids])
-
-    @property
-    def nbytes(self) -> int:
-        """What it takes in memory, the picture and its superpixels, made now, included."""
-        tokens = 0 if self.tokens is None else self.tokens.nbytes
-        prepared = 0 if self.prepared is None else self.prepared.nbytes
-        pixels = self.picture.pixels.nbytes + sum(each.nbytes for each in self.superpixels)
-        return self.embeddings.nbytes + tokens + prepared + pixels
-
-    @property
-    def num_crops(self) -> int:
-        """How many crops went through the image encoder."""
-        return len(self.embeddings)
-
-    @cached_property
-    def superpixels(self) -> tuple[Superpixels, ...]:
-        """The segmentations that maps follow, of the maps' size; made when first asked for."""
-        height, width = self.picture.pixels.shape[:2]
-        return superpixels(self.picture.pixels, map_size(width, height))
-
-
-class _Pending:
-    """A picture whose windows are on their way through the encoder."""
-
-    def __init__(self, source: ImageSource, picture: Picture, grids: tuple[Grid, ...]):
-        self.source, self.picture, self.grids = source, picture, grids
-        self.total = self.missing = sum(map(len, grids))
-        self._embeddings: torch.Tensor | None = None
-        self._tokens: torch.Tensor | None = None
-
-    @property
-    def done(self) -> int:
-        """How many windows have been encoded."""
-        return self.total - self.missing
-
-    def take(self, embeddings: torch.Tensor, tokens: torch.Tensor | None) -> int:
-        """Keep of a batch the rows that are this picture's, the first ones; returns how many."""
-        count = min(self.missing, len(embeddings))
-        self._embeddings = self._kept(self._embeddings, embeddings[:count])
-        if tokens is not None:
-            self._tokens = self._kept(self._tokens, tokens[:count])
-        self.missing -= count
-        return count
-
-    def _kept(self, kept: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
-        """All rows in one place from the first on: for many windows a copy would be gigabytes."""
-        if kept is None:
-            kept = rows.new_empty(self.total, *rows.shape[1:])
-        start = self.done
-        kept[start : start + len(rows)] = rows
-        return kept
-
-    def encoded(self) -> Encoded:
-        """The picture with all its windows encoded."""
-        assert self._embeddings is not None
-        return Encoded(self.picture, self.grids, self._embeddings, self._tokens, self.source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +95,7 @@ class Localizer:
         check_encoder(encoder)
         self.encoder = encoder
         self.options = options
-        self.batch_size = options.batch_size or choose_batch_size(self._device)
+        self._encoding = PictureEncoder(encoder, options)
         self._embed = PromptEmbedder(encoder)
         self._pictures: WeakKeyDictionary[Picture, tuple[torch.Tensor, float]] = WeakKeyDictionary()
         bank = getattr(encoder, "negatives", None) or BANK
@@ -268,9 +144,9 @@ class Localizer:
         return str(getattr(self.encoder, "name", type(self.encoder).__name__))
 
     @property
-    def _device(self) -> torch.device:
-        """Where the encoder takes its crops."""
-        return getattr(self.encoder, "device", torch.device("cpu"))
+    def batch_size(self) -> int:
+        """The most crops that go through the encoder at once."""
+        return self._encoding.batch_size
 
     def encode(self, image: ImageSource, progress: Progress | None = None) -> Encoded:
         """Put every window of a picture through the image encoder. Depends on no prompt.
@@ -278,7 +154,7 @@ class Localizer:
         image: a path, bytes, a PIL image or an array; see `images.read_image`.
         progress: called with how many windows are encoded and of how many, after each batch.
         """
-        return next(self._encode_many([image], None, progress))
+        return next(self._encoding.encode_many([image], None, progress))
 
     def encode_many(
         self, images: Iterable[ImageSource], on_error: OnError | None = None
@@ -293,34 +169,7 @@ class Localizer:
         Raises TypeError at once for one picture in place of several.
         """
         _check_several(images)
-        return self._encode_many(images, on_error)
-
-    def _encode_many(
-        self,
-        images: Iterable[ImageSource],
-        on_error: OnError | None,
-        progress: Progress | None = None,
-    ) -> Iterator[Encoded]:
-        waiting: deque[_Pending] = deque()
-        stopped: list[Exception] = []
-        crops = self._crops(_until_error(self._readable(images, on_error), stopped), waiting)
-        with_tokens: bool | None = None
-        for batch in batches(crops, self.batch_size):
-            embeddings, tokens = self._encode_batch(batch)
-            if with_tokens is not None and with_tokens != (tokens is not None):
-                method = f"{type(self.encoder).__name__}.encode_crops"
-                raise ValueError(f"{method} returned tokens for some batches and not for others")
-            with_tokens = tokens is not None
-            start = 0
-            while start < len(embeddings):
-                rest = None if tokens is None else tokens[start:]
-                start += waiting[0].take(embeddings[start:], rest)
-                if progress is not None:
-                    progress(waiting[0].done, waiting[0].total)
-                if not waiting[0].missing:
-                    yield waiting.popleft().encoded()
-        if stopped:
-            raise stopped[0]
+        return self._encoding.encode_many(images, on_error)
 
     def prepare(self, encoded: Encoded) -> Encoded:
         """The same picture, for one that will be asked again and again.
@@ -388,7 +237,7 @@ class Localizer:
         waiting: deque[Future[Localization]] = deque()
         stopped: list[Exception] = []
         with ThreadPoolExecutor(1) as beside:
-            for encoded in _until_error(pictures, stopped):
+            for encoded in until_error(pictures, stopped):
                 waiting.append(beside.submit(self.locate, encoded, asked))
                 if len(waiting) > LOCATED_AHEAD:
                     yield waiting.popleft().result()
@@ -472,99 +321,12 @@ class Localizer:
         """What a picture shows as an embedding of text (D,), and how sure it is that it shows that;
         worked out once."""
         if picture not in self._pictures:
-            height, width = picture.pixels.shape[:2]
-            pending = _Pending(
-                picture, picture, make_grids(width, height, self.encoder.image_size, (), 1.0)
-            )
-            embedding, _ = self._encode_batch(torch.stack(list(self._crops([pending], deque()))))
+            embedding = self._encoding.embed_whole(picture)
             bank, scale = self._negatives[0], self.encoder.logit_scale
             words, alone = in_words(embedding, bank, scale), torch.zeros(1, dtype=torch.int64)
             contest = self._contest(_Queries(words, alone, None, alone, (0.0,)))
             self._pictures[picture] = words[0], float(contest.scores(embedding, scale))
         return self._pictures[picture]
-
-    def _readable(
-        self, images: Iterable[ImageSource], on_error: OnError | None
-    ) -> Iterator[_Pending]:
-        """The pictures that can be read and whose windows fit into memory, in their order."""
-        for source, picture in read_ahead(images, self.options.max_pixels):
-            try:
-                if not isinstance(picture, Picture):
-                    raise picture
-                pending = _Pending(source, picture, self._grids(picture))
-            except (ImageError, TypeError) as error:
-                if on_error is None:
-                    raise
-                on_error(source, error)
-            else:
-                yield pending
-
-    def _grids(self, picture: Picture) -> tuple[Grid, ...]:
-        """The windows of a picture. Raises ImageError where there would be too many."""
-        options, (height, width) = self.options, picture.pixels.shape[:2]
-        try:
-            if options.budget is not None:
-                grids = within_budget(width, height, self.encoder.image_size, options.budget)
-            else:
-                grids = make_grids(
-                    width, height, self.encoder.image_size, options.scales, options.stride
-                )
-            count = sum(map(len, grids))
-            if count > FEW_WINDOWS and count * self._bytes_of_crop > MAX_BYTES:
-                raise ValueError(
-                    f"what the encoder gives for its {count:,} windows would take "
-                    f"{count * self._bytes_of_crop / 2**30:.1f} GB of memory; a larger scale or "
-                    "stride, or a budget, would be right"
-                )
-        except ValueError as error:
-            name = "a picture" if picture.file is None else display_name(picture.file)
-            raise ImageError(f"cannot search {name}: {error}") from error
-        return grids
-
-    @cached_property
-    def _bytes_of_crop(self) -> int:
-        """What the encoder gives for one crop, embedding and tokens, in bytes of float32."""
-        side = self.encoder.image_size
-        embeddings, tokens = self._encode_batch(torch.zeros(1, 3, side, side, device=self._device))
-        return 4 * (embeddings.numel() + (0 if tokens is None else tokens.numel()))
-
-    def _crops(
-        self, pictures: Iterable[_Pending], waiting: deque[_Pending]
-    ) -> Iterator[torch.Tensor]:
-        """The crops of all pictures, one after the other; notes in `waiting` whose they are."""
-        encoder = self.encoder
-        for pending in pictures:
-            waiting.append(pending)
-            yield from crops_of(
-                pending.picture.pixels,
-                pending.grids,
-                encoder.mean,
-                encoder.std,
-                getattr(encoder, "interpolation", "bicubic"),
-                self._device,
-            )
-
-    def _encode_batch(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode crops (B, 3, S, S), in halves where the device's memory is too small for all."""
-        try:
-            with torch.inference_mode():
-                embeddings, tokens = as_pair(self.encoder, self.encoder.encode_crops(batch))
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            half = (len(batch) + 1) // 2
-            if half < self.batch_size:
-                self.batch_size = half
-                message = f"out of memory on the device; going on with batches of {half}"
-                warnings.warn(message, RuntimeWarning, stacklevel=2)
-            halves = [self._encode_batch(part) for part in batch.split(half)]
-            tokens_of_halves = [tokens for _, tokens in halves if tokens is not None]
-            return (
-                torch.cat([embeddings for embeddings, _ in halves]),
-                torch.cat(tokens_of_halves) if tokens_of_halves else None,
-            )
-        check_crop_embeddings(self.encoder, embeddings, tokens, len(batch))
-        return embeddings.float().cpu(), None if tokens is None else tokens.float().cpu()
 
     @cached_property
     def _negatives(self) -> tuple[torch.Tensor, torch.Tensor, float]:
@@ -668,14 +430,6 @@ class Localizer:
             ]
 
 
-def _until_error(pictures: Iterable[Some], stopped: list[Exception]) -> Iterator[Some]:
-    """The pictures up to the first error, which goes into `stopped`: those before it are good."""
-    try:
-        yield from pictures
-    except Exception as error:
-        stopped.append(error)
-
-
 def _check_options(options: Options) -> None:
     """Raise TypeError for what are no options, before anything is loaded for them."""
     if not isinstance(options, Options):
@@ -695,32 +449,6 @@ def _check_several(images: Iterable[ImageSource]) -> None:
             f"images must be several pictures, as in a list, not one {type(images).__name__}; "
             "for one picture use encode or locate"
         )
-
-
-def calibration_of(
-    pictures: str | os.PathLike[str] | Iterable[ImageSource],
-    options: Options = Options(),  # noqa: B008
-) -> Calibration:
-    """Crops of pictures, or of those in a folder, as the options cut them."""
-    identity = ""
-    if isinstance(pictures, str | os.PathLike):
-        found, problems = find_images([pictures], SUFFIXES)
-        if not found:
-            raise ValueError(problems[0] if problems else f"{pictures} holds no pictures")
-        identity = " ".join(f"{path.resolve()} {path.stat().st_mtime_ns}" for path in found)
-        pictures = found
-
-    def crops(encoder: Encoder) -> torch.Tensor:
-        localizer = Localizer(encoder, options)
-        chosen = list(islice(pictures, CALIBRATION_PICTURES))
-        each = -(-CALIBRATION_CROPS // max(1, len(chosen)))
-        kept: list[torch.Tensor] = []
-        for picture in localizer._readable(chosen, lambda source, error: None):
-            of_picture = list(localizer._crops([picture], deque()))
-            kept += of_picture[:: max(1, len(of_picture) // each)][:each]
-        return torch.stack(kept) if kept else torch.empty(0)
-
-    return Calibration(crops, identity)
 
 
 def _as_prompts(prompts: str | Prompt | Sequence[str | Prompt]) -> list[Prompt]:

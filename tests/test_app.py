@@ -14,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,7 @@ CAT = next(box for name, box in demo_scene().objects if name == "cat")
 
 @pytest.fixture(scope="module")
 def localizer() -> Localizer:
-    localizer = Localizer.from_pretrained("emoji", options=OPTIONS)
-    localizer.batch_size = 8
-    return localizer
+    return Localizer.from_pretrained("emoji", options=replace(OPTIONS, batch_size=8))
 
 
 @pytest.fixture(scope="module")

@@ -414,7 +414,7 @@ def test_a_localizer_is_small_when_pickled_and_answers_the_same_when_unpickled(l
 
 
 def test_what_one_picture_would_hold_of_its_windows_is_limited(monkeypatch):
-    monkeypatch.setattr("localize.localizer.MAX_BYTES", 1_000_000)
+    monkeypatch.setattr("localize.encoding.MAX_BYTES", 1_000_000)
     localizer = Localizer(ColourEncoder(), Options(scales=(0.01,)))
     with pytest.raises(ValueError, match=r"windows would take .* larger scale or stride"):
         localizer.encode(picture(960, 720))

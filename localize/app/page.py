@@ -25,7 +25,7 @@ from localize.app.lines import Put, StoppedError, lines
 from localize.app.models import Models
 from localize.app.questions import MOST_PROMPTS, Question, Wanted, asked_of
 from localize.app.uploads import Upload, Uploads, read_upload
-from localize.localizer import Progress
+from localize.encoding import Progress
 from localize.options import Options
 from localize.prompts import Prompt
 from localize.result import Localization

@@ -6,6 +6,7 @@ Knows words on the command line; must not know algorithms nor the page.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from localize.cli.listening import MAX_PIXELS, add_listening, answer, check_listening
@@ -126,8 +127,7 @@ def _names(parsed: argparse.Namespace, index: Index | None) -> list[str]:
 
 def _in_small_steps(localizer: Localizer) -> Localizer:
     """With batches so small that a page can tell how far a picture is."""
-    if localizer.options.batch_size is None and localizer.batch_size > CPU_BATCH:
-        device = getattr(localizer.encoder, "device", None)
-        if device is None or device.type == "cpu":
-            localizer.batch_size = CPU_BATCH
+    device = getattr(localizer.encoder, "device", None)
+    if localizer.options.batch_size is None and (device is None or device.type == "cpu"):
+        return type(localizer)(localizer.encoder, replace(localizer.options, batch_size=CPU_BATCH))
     return localizer

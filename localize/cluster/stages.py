@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from localize.cluster.plan import Plan
+    from localize.encoding import Encoded, OnError
     from localize.images import Picture
-    from localize.localizer import Encoded, Localizer, OnError
+    from localize.localizer import Localizer
     from localize.prompts import Prompt
     from localize.result import Localization
     from localize.runs import Run

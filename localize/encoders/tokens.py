@@ -104,7 +104,7 @@ class RewiredBlock:
             project(normed).view(batch, count, self._attention.heads, -1).transpose(1, 2)
             for project in (self._attention.keys, self._attention.values)
         )
-        bias = neighbourhood(math.isqrt(count - self._prefix), self._prefix).to(keys)
+        bias = neighbourhood(math.isqrt(count - self._prefix), self._prefix, keys.device).to(keys)
         gathered = F.scaled_dot_product_attention(
             keys[:, :, self._prefix :], keys, values, attn_mask=bias
         )
@@ -187,13 +187,18 @@ def _around(patches: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=8)
-def neighbourhood(side: int, prefix: int = 1) -> torch.Tensor:
+def neighbourhood(
+    side: int,
+    prefix: int = 1,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+) -> torch.Tensor:
     """NACLIP's addition to the attention logits, float32 (side², prefix + side²).
 
     exp(-d² / (2 sigma²)) for two patches d apart on the side x side grid; 0 for the class token
-    and registers, which come first among the keys.
+    and registers, which come first among the keys. On the device, as a copy to a GPU would wait for
+    all that it is at.
     """
-    steps = torch.arange(side, dtype=torch.float32)
+    steps = torch.arange(side, dtype=torch.float32, device=device)
     profile = torch.exp(-((steps[:, None] - steps) ** 2) / (2 * GAUSSIAN_SIGMA**2))
     return F.pad(torch.kron(profile, profile), (prefix, 0))
 

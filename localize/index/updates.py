@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 
 from localize.encoders.errors import EMBEDDED
+from localize.encoding import Encoded
 from localize.images import ImageError, ImageSource, Origin, read_origin
 from localize.index.schema import stored_vectors, window_rows
 from localize.index.store import Settings, Store
-from localize.localizer import Encoded, Localizer
+from localize.localizer import Localizer
 from localize.names import display_name, os_reason, printable
 from localize.relevance import negatives_weight
 

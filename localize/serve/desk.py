@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from localize.encoding import Encoded, Progress
 from localize.images import read_image
-from localize.localizer import Encoded, Localizer, Progress
+from localize.localizer import Localizer
 from localize.prompts import Prompt
 from localize.result import Localization
 from localize.serve.memory import give_back
