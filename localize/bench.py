@@ -393,9 +393,10 @@ def _ceiling(
 
 def _flops(encoder: HuggingFaceEncoder, crops: int) -> int:
     """Floating-point operations of the encoder, tokens included, for so many crops."""
-    crop = torch.zeros(1, 3, encoder.image_size, encoder.image_size, device=encoder.device)
-    with FlopCounterMode(display=False) as counter:
-        encoder.encode_crops(crop)
+    side = encoder.image_size
+    crop = torch.zeros(1, 3, side, side, device=encoder.device, dtype=encoder.dtype)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        encoder.run_tower(crop)  # as it was before compiling, which hides what is computed
     return int(counter.get_total_flops()) * crops
 
 

@@ -6,6 +6,7 @@ Knows pixels, windows and torch; must not know prompts or models.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby, islice
 from operator import itemgetter
 
@@ -38,8 +39,7 @@ def crops_of(
     The picture is resized once a grid and normalised once; each crop is a view of that level.
     What a window covers beyond the picture is 0, the mean colour.
     """
-    scale = 255 * torch.tensor(std, device=device)[:, None, None]
-    offset = 255 * torch.tensor(mean, device=device)[:, None, None]
+    offset, scale = (_of_channels(tuple(map(float, each)), device) for each in (mean, std))
     for grid, source in zip(grids, _sources(pixels, grids, device), strict=True):
         for corners, level in _bands(source, grid, interpolation):
             normal = (level.to(device) - offset) / scale
@@ -47,6 +47,13 @@ def crops_of(
             normal = F.pad(normal, beyond) if any(beyond) else normal
             for x, y in corners:
                 yield normal[:, y : y + grid.side, x : x + grid.side]
+
+
+@lru_cache(maxsize=8)
+def _of_channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Values of the RGB channels in [0, 1] as (3, 1, 1) in [0, 255]. Kept, as a copy to a GPU waits
+    for all that it is at."""
+    return 255 * torch.tensor(values, device=device)[:, None, None]
 
 
 def batches(crops: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:

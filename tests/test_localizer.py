@@ -189,7 +189,7 @@ def test_a_picture_is_trusted_as_far_as_it_shows_the_words_it_is_put_into(locali
     assert 0.6 < score < 0.95
     result = localizer.locate(muddy, [Prompt.from_image(muddy, "muddy"), "red"])
     assert result.presence[0] == pytest.approx(score * score, abs=1e-3)
-    assert result.presence[1] == localizer.locate(muddy, "red").presence
+    assert result.presence[1:] == pytest.approx(localizer.locate(muddy, "red").presence)
 
 
 def test_pictures_of_what_is_not_meant_are_scored_against(localizer):
@@ -218,15 +218,23 @@ def test_a_prompt_has_negatives_of_its_own_that_others_are_not_scored_against(lo
     assert found[1:] == pytest.approx(plain, abs=1e-5)
 
 
+def assert_same_boxes(found, expected):
+    """The same but for the last digits, in which products of more columns may differ."""
+    assert [box.label for box in found] == [box.label for box in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.score == pytest.approx(other.score)
+        assert one.xyxy == pytest.approx(other.xyxy, abs=1e-3)
+
+
 def test_a_prompt_has_a_threshold_of_its_own_above_or_below_that_of_the_options(localizer):
     encoded = localizer.encode(picture())
     usual = localizer.locate(encoded, "red").boxes
     strict = Prompt.of("strict", any=["red"], threshold=(1 + usual[0].score) / 2)
-    assert localizer.locate(encoded, [strict, "red"]).boxes == usual
+    assert_same_boxes(localizer.locate(encoded, [strict, "red"]).boxes, usual)
     wary = Localizer(localizer.encoder, Options(threshold=1))
     assert wary.locate(encoded, "red").boxes == []
     lenient = Prompt.of("red", threshold=localizer.options.threshold)
-    assert wary.locate(encoded, [lenient, strict]).boxes == usual
+    assert_same_boxes(wary.locate(encoded, [lenient, strict]).boxes, usual)
 
 
 def test_asking_for_nothing_is_refused(localizer):
@@ -488,7 +496,7 @@ def test_what_was_found_can_be_saved_and_is_no_surer_than_its_presence(localizer
 
 def test_a_prompt_asked_twice_gets_its_boxes_once(localizer):
     once, twice = localizer.locate(picture(), "red"), localizer.locate(picture(), ["red", "red"])
-    assert twice.boxes == once.boxes
+    assert_same_boxes(twice.boxes, once.boxes)
     assert twice.presence == pytest.approx(np.repeat(once.presence, 2))
 
 
