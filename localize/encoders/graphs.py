@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -46,15 +47,20 @@ def openvino() -> Any:
 
 def capabilities() -> str:
     """What the CPU can do as OpenVINO sees it, and OpenVINO's own version: parts of a cache key."""
-    core = openvino().Core()
-    features = sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-    name = core.get_property("CPU", "FULL_DEVICE_NAME")
+    features = sorted(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    name = _core().get_property("CPU", "FULL_DEVICE_NAME")
     return f"{openvino().get_version()} {name} {' '.join(features)}"
 
 
 def has_bfloat16() -> bool:
     """Whether OpenVINO computes in bfloat16 on this CPU."""
-    return "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO's view of the machine, one for all: each finds out anew what the CPU can do."""
+    return openvino().Core()
 
 
 def trace(run: Callable[[Any], Any], example: Any, shape: Sequence[int]) -> Any:
@@ -121,25 +127,31 @@ def quantize(model: Any, samples: Sequence[Array], *, smooth: bool) -> Any:
         nncf.set_log_level(level)
 
 
-def to_bytes(model: Any, *, half: bool) -> tuple[bytes, bytes]:
-    """A graph as (XML, weights), the weights of floats in half precision where `half` says so."""
+def to_bytes(model: Any, *, half: bool) -> tuple[bytes, Array]:
+    """A graph as (XML, weights as uint8), the weights of floats in half precision where `half` says
+    so."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.xml"
         openvino().save_model(model, path, compress_to_fp16=half)
-        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+        return path.read_bytes(), np.fromfile(path.with_suffix(".bin"), np.uint8)
 
 
 def from_bytes(xml: bytes, weights: Array) -> Any:
-    """What `to_bytes` was given. Raises RuntimeError for what is no graph."""
-    return openvino().Core().read_model(xml, openvino().Tensor(weights))
+    """What `to_bytes` was given, in the same memory, which must be kept as long.
+
+    Raises RuntimeError for what is no graph.
+    """
+    return _core().read_model(xml, openvino().Tensor(weights, shared_memory=True))
 
 
 class Graph:
     """A graph compiled for this machine's CPU. Threads may share one: they take turns."""
 
-    def __init__(self, model: Any, precision: Precision) -> None:
-        """precision: of the floating-point operations; quantized ones stay quantized."""
-        self._model = model  # keeps the weights that the compiled graph may share
+    def __init__(self, model: Any, precision: Precision, weights: Array | None = None) -> None:
+        """precision: of the floating-point operations; quantized ones stay quantized.
+        weights: the memory that the model's are in, where `from_bytes` made it.
+        """
+        self._kept = model, weights  # The compiled graph may share them.
         settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "INFERENCE_NUM_THREADS": cores_to_use(),
@@ -147,9 +159,7 @@ class Graph:
             # Pinned threads of two processes would share some cores and leave others idle.
             "ENABLE_CPU_PINNING": False,
         }
-        self._request = (
-            openvino().Core().compile_model(model, "CPU", settings).create_infer_request()
-        )
+        self._request = _core().compile_model(model, "CPU", settings).create_infer_request()
         self._lock = threading.Lock()
 
     def __call__(self, inputs: Array) -> list[Array]:

@@ -102,7 +102,7 @@ class TowerEncoder(Reloadable):
             towers.max_length,
             towers.vocabulary,
         )
-        self.tokenizer, self.activation = towers.tokenizer, towers.activation
+        self.tokenizer = towers.tokenizer
         identity = _cache_identity(towers.identity, self.device, self.dtype)
         self._texts = Texts(self.name, identity, lambda: self.text_tower)
         self._compiled: Any = None
