@@ -39,6 +39,7 @@ def crops_of(
     The picture is resized once a grid and normalised once; each crop is a view of that level.
     What a window covers beyond the picture is 0, the mean colour.
     """
+    device = torch.empty(0, device=device).device  # "cuda" alone may be another GPU next time
     offset, scale = (_of_channels(tuple(map(float, each)), device) for each in (mean, std))
     for grid, source in zip(grids, _sources(pixels, grids, device), strict=True):
         for corners, level in _bands(source, grid, interpolation):

@@ -162,8 +162,12 @@ class PictureEncoder:
 
     def __init__(self, encoder: Encoder, options: Options):
         self.encoder, self.options = encoder, options
-        self.device: torch.device = getattr(encoder, "device", torch.device("cpu"))
         self.batch_size = options.batch_size or choose_batch_size(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder takes its crops."""
+        return getattr(self.encoder, "device", torch.device("cpu"))
 
     def encode_many(
         self,
@@ -194,7 +198,7 @@ class PictureEncoder:
                 if not waiting[0].missing:
                     yield waiting.popleft().encoded()
         if stopped:
-            raise stopped[0]
+            raise stopped.pop()
 
     def embed_whole(self, picture: Picture) -> torch.Tensor:
         """The embedding (1, D) of a picture as one window."""
@@ -276,16 +280,31 @@ class PictureEncoder:
     def _in_batches(self, crops: Iterable[torch.Tensor]) -> Iterator[Vectors]:
         """What the encoder gives for all crops, batch by batch.
 
-        A GPU is given the next batch before what it made of the last one is waited for.
+        A GPU is given the next batch before what it made of the last one is waited for. What it
+        made before an error is given before the error is raised.
         """
-        ahead = 1 if self.device.type == "cuda" else 0
+        ahead = 1 if self._waits_apart else 0
+        stopped: list[Exception] = []
         under_way: deque[Callable[[], Vectors]] = deque()
-        for batch in batches(crops, self.batch_size):
-            under_way.append(self._begin(batch))
+        for result in until_error(map(self._begin, self._batches(crops)), stopped):
+            under_way.append(result)
             if len(under_way) > ahead:
                 yield under_way.popleft()()
         for result in under_way:
             yield result()
+        if stopped:
+            raise stopped.pop()
+
+    @property
+    def _waits_apart(self) -> bool:
+        """Whether the device goes on by itself while its results are waited for."""
+        return self.device.type == "cuda"
+
+    def _batches(self, crops: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Batches of crops, as many in each as memory has allowed by then."""
+        crops = iter(crops)
+        while (batch := next(batches(crops, self.batch_size), None)) is not None:
+            yield batch
 
     def _encode_batch(self, batch: torch.Tensor) -> Vectors:
         return self._begin(batch)()
@@ -297,22 +316,30 @@ class PictureEncoder:
         """
         try:
             with torch.inference_mode():
-                embeddings, tokens = as_pair(self.encoder, self.encoder.encode_crops(batch))
+                vectors = as_pair(self.encoder, self.encoder.encode_crops(batch))
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
-            half = (len(batch) + 1) // 2
-            if half < self.batch_size:
-                self.batch_size = half
-                message = f"out of memory on the device; going on with batches of {half}"
-                warnings.warn(message, RuntimeWarning, stacklevel=2)
-            halves = [self._encode_batch(part) for part in batch.split(half)]
-            return lambda: _joined(halves)
-        fetch_embeddings, fetch_tokens = _fetching(embeddings), _fetching(tokens)
+        else:
+            return self._result(*vectors, count=len(batch))
+        # Out of the handler, as the error holds on to what the forward had made.
+        half = (len(batch) + 1) // 2
+        if half < self.batch_size:
+            self.batch_size = half
+            message = f"out of memory on the device; going on with batches of {half}"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        halves = [self._encode_batch(part) for part in batch.split(half)]
+        return lambda: _joined(halves)
+
+    def _result(self, embeddings: Any, tokens: Any, count: int) -> Callable[[], Vectors]:
+        """What waits for the vectors of so many crops, and checks them."""
+        fetch_embeddings, fetch_tokens = (
+            _fetching(each, self._waits_apart) for each in (embeddings, tokens)
+        )
 
         def result() -> Vectors:
             embeddings, tokens = fetch_embeddings(), fetch_tokens()
-            check_crop_embeddings(self.encoder, embeddings, tokens, len(batch))
+            check_crop_embeddings(self.encoder, embeddings, tokens, count)
             return embeddings.float(), None if tokens is None else tokens.float()
 
         return result
@@ -323,16 +350,18 @@ def _joined(parts: list[Vectors]) -> Vectors:
     return torch.cat([embeddings for embeddings, _ in parts]), torch.cat(tokens) if tokens else None
 
 
-def _fetching(vectors: Any) -> Callable[[], Any]:
+def _fetching(vectors: Any, later: bool) -> Callable[[], Any]:
     """Begin to copy vectors to the CPU; returns what waits for them. What is no tensor stays.
 
-    From a GPU they come in the number format that they have there, through memory that it can
-    write to by itself.
+    later: more is encoded before they are waited for, so that memory which the encoder keeps for
+        itself will not do.
+    From a GPU they come through memory that it can write to by itself.
     """
     if not isinstance(vectors, torch.Tensor):
         return lambda: vectors
     if vectors.device.type != "cuda":
-        return vectors.cpu
+        here = vectors.to("cpu", copy=later)
+        return lambda: here
     copy = vectors.to("cpu", non_blocking=True)
     arrived = torch.cuda.Event()
     arrived.record(torch.cuda.current_stream(vectors.device))

@@ -31,8 +31,8 @@ from localize.bench import (
     whole_pixels,
 )
 from localize.encoders import HuggingFaceEncoder, graphs
-from localize.encoders.compiled import Format, Source, load_compiled
-from localize.encoders.device import choose_dtype, cores_to_use
+from localize.encoders.compiled import CompiledEncoder, Format, Source, load_compiled
+from localize.encoders.device import choose_dtype
 from localize.encoders.protocol import Encoder
 from localize.encoding import Encoded, calibration_of
 from localize.images import read_image
@@ -73,7 +73,7 @@ def format_bench(
         times = in_turns(runs, rounds, seconds)
     return {
         "version": 1,
-        "machine": machine(torch.device("cpu")) | {"openvino_threads": cores_to_use()},
+        "machine": machine(torch.device("cpu")) | {"openvino_threads": _threads(encoders)},
         "settings": {
             "model": model,
             "crops": reference.num_crops,
@@ -105,7 +105,7 @@ def format_table(report: dict[str, Any]) -> str:
             f"{settings['model']}: encode, {settings['crops']} crops of a photo, "
             f"medians of {settings['rounds']} rounds",
             f"{host['processor']}, torch {host['torch']} on {host['threads']} threads, OpenVINO on "
-            f"{host['openvino_threads']}, {host['date']}",
+            f"{host['openvino_threads'] or 'none'}, {host['date']}",
             "",
             f"{'':<20}{'crops/s':>9}{'first s':>9}{'embeddings':>12}{'tokens':>9}"
             + "".join(f"{'/ ' + name:>18}" for name in against),
@@ -160,6 +160,12 @@ def _encoders(
             missing[name] = str(error)
         load_seconds[name] = time.perf_counter() - begun
     return encoders, missing, load_seconds
+
+
+def _threads(encoders: dict[str, Encoder]) -> int | None:
+    """Of OpenVINO, where it is there."""
+    found = [one.threads for one in encoders.values() if isinstance(one, CompiledEncoder)]
+    return found[0] if found else None
 
 
 def _cosines(one: Encoded, other: Encoded) -> dict[str, float]:

@@ -135,7 +135,7 @@ def read_ahead(
             for future in pending:
                 future.cancel()
     if stopped:
-        raise stopped[0]
+        raise stopped.pop()
 
 
 def until_error(items: Iterable[Some], stopped: list[Exception]) -> Iterator[Some]:

@@ -244,7 +244,7 @@ class Localizer:
             while waiting:
                 yield waiting.popleft().result()
         if stopped:
-            raise stopped[0]
+            raise stopped.pop()
 
     def classify(
         self, image: ImageSource | Encoded, prompts: str | Prompt | Sequence[str | Prompt]

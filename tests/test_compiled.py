@@ -269,3 +269,13 @@ def test_threads_are_held_to_the_control_group_and_to_what_the_user_says(
     assert cores_to_use(tmp_path) == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert cores_to_use(tmp_path) == 3
+
+
+def test_a_graph_computes_on_no_more_threads_than_the_user_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cores = os.cpu_count() or 1
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert 1 <= load(folder).threads <= cores
+    monkeypatch.setenv("OMP_NUM_THREADS", str(max(1, cores // 2)))
+    assert load(folder).threads <= max(1, cores // 2)

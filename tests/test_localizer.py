@@ -298,6 +298,38 @@ def test_where_memory_is_short_batches_are_halved_and_it_is_said_once():
     assert result.maps == pytest.approx(Localizer(ColourEncoder()).locate(picture(), "red").maps)
 
 
+def test_where_memory_was_short_once_later_batches_are_no_larger():
+    sizes = []
+
+    class Noting(CrampedEncoder):
+        def encode_crops(self, crops):
+            sizes.append(len(crops))
+            return super().encode_crops(crops)
+
+    with pytest.warns(RuntimeWarning, match="batches of 3"):
+        Localizer(Noting(), Options(batch_size=6)).encode(picture())
+    assert sizes[0] == 6
+    assert max(sizes[1:]) <= 3
+
+
+def test_what_was_encoded_before_an_encoder_fails_is_given_before_its_error():
+    class Failing(ColourEncoder):
+        batches = 0
+
+        def encode_crops(self, crops):
+            self.batches += 1
+            if self.batches > 2:
+                raise RuntimeError("the device is gone")
+            return super().encode_crops(crops)
+
+    pictures = [picture()] * 4
+    count = Localizer(ColourEncoder()).encode(pictures[0]).num_crops
+    stream = Localizer(Failing(), Options(batch_size=count)).encode_many(pictures)
+    assert [next(stream).num_crops, next(stream).num_crops] == [count, count]
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        next(stream)
+
+
 def test_a_picture_that_cannot_be_read_is_reported_and_the_others_are_done():
     unread = []
     images = [picture(), b"no picture", picture(colour=(0, 0, 255))]

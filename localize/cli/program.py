@@ -57,7 +57,7 @@ def _collect_less() -> None:
     """Look for cycles among Python's objects less often than is usual, and not at the end.
 
     Importing torch and transformers makes a million objects that stay. Searching them again and
-    again for what could go was a fifth to a quarter of the time that one photo takes.
+    again for what could go was a quarter of the time that one photo takes.
     """
     gc.set_threshold(10_000, 10, 10)
     atexit.register(gc.freeze)

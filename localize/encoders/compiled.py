@@ -78,6 +78,7 @@ class CompiledEncoder(Reloadable):
             self.negatives = facts["negatives"]
         if facts["token_scale"] is not None:
             self.token_scale = facts["token_scale"]
+        self.threads = tower.threads  # that compute at once
         self._tower, self._texts = tower, texts
 
     def encode_crops(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

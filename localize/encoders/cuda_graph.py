@@ -20,8 +20,8 @@ class CudaGraph:
     """A function of a CUDA tensor (B, ...) whose rows do not depend on each other, as a CUDA graph.
 
     A small model's kernels take less time than Python needs to launch them; a graph launches all
-    of them at once. Threads may share one, in which torch's own mode for it ("reduce-overhead")
-    fails.
+    of them at once. Threads may share one, each on a stream of its own, where torch's own mode for
+    it ("reduce-overhead") fails.
     """
 
     def __init__(self, run: Run, example: torch.Tensor) -> None:
@@ -31,9 +31,14 @@ class CudaGraph:
         """
         self._device = example.device
         self._lock = threading.Lock()
+        self._run = run  # What is recorded may use memory that it holds.
         self._input = example.clone()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device):
+        # A recording that fails would leave the thread on the stream of the recording.
+        with (
+            torch.cuda.device(self._device),
+            torch.cuda.stream(torch.cuda.current_stream(self._device)),
+        ):
             beside = torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):
@@ -41,14 +46,19 @@ class CudaGraph:
                     run(self._input)
             torch.cuda.current_stream().wait_stream(beside)
             # What other threads do with the device meanwhile is no part of it, nor forbidden.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(self._graph, stream=beside, capture_error_mode="thread_local"):
                 self._outputs = run(self._input)
+            self._free = torch.cuda.Event()  # the input and the outputs, of those who came before
+            self._free.record()
 
     def __call__(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the function gives for rows (N, ...), no more of them than the example had."""
         count = len(rows)
         with self._lock, torch.cuda.device(self._device):
+            self._free.wait()
             self._input[:count].copy_(rows)
             self._graph.replay()
             first, second = self._outputs
-            return first[:count].clone(), None if second is None else second[:count].clone()
+            results = first[:count].clone(), None if second is None else second[:count].clone()
+            self._free.record()
+            return results

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import sys
 import tempfile
 import threading
@@ -144,6 +145,17 @@ def from_bytes(xml: bytes, weights: Array) -> Any:
     return _core().read_model(xml, openvino().Tensor(weights, shared_memory=True))
 
 
+def _threads() -> dict[str, int]:
+    """The setting of how many threads, where that is said or limited.
+
+    Otherwise OpenVINO chooses: it knows which cores are fast and which save power, and which are
+    two halves of one.
+    """
+    cores = cores_to_use()
+    limited = "OMP_NUM_THREADS" in os.environ or cores < (os.cpu_count() or 1)
+    return {"INFERENCE_NUM_THREADS": cores} if limited else {}
+
+
 class Graph:
     """A graph compiled for this machine's CPU. Threads may share one: they take turns."""
 
@@ -154,12 +166,14 @@ class Graph:
         self._kept = model, weights  # The compiled graph may share them.
         settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "INFERENCE_NUM_THREADS": cores_to_use(),
-            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",  # one batch at a time
+            **_threads(),
             # Pinned threads of two processes would share some cores and leave others idle.
             "ENABLE_CPU_PINNING": False,
         }
-        self._request = _core().compile_model(model, "CPU", settings).create_infer_request()
+        compiled = _core().compile_model(model, "CPU", settings)
+        self.threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+        self._request = compiled.create_infer_request()
         self._lock = threading.Lock()
 
     def __call__(self, inputs: Array) -> list[Array]:

@@ -10,7 +10,6 @@ import hashlib
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -149,21 +148,30 @@ class TowerEncoder(Reloadable):
         """Compile the image tower by running it once, so that failing to is told before work."""
         run = torch.compile(self.run_tower, dynamic=False)
         shape = (self._crops_at_once, 3, self.image_size, self.image_size)
-        crops = torch.zeros(shape, device=self.device, dtype=self.dtype)
+        unrecorded = ""
         try:
             with warnings.catch_warnings(), torch.inference_mode(), exact_convolutions:
                 warnings.simplefilter("ignore")  # The compiler's notes are for its developers.
+                crops = torch.zeros(shape, device=self.device, dtype=self.dtype)
                 run(crops)
                 self._compiled = partial(_filled_up, run, len(crops))
                 if crops.is_cuda:
-                    with suppress(RuntimeError):  # Towers that ask the CPU cannot be recorded.
+                    try:
                         self._compiled = CudaGraph(run, crops)
+                    except torch.OutOfMemoryError:
+                        raise
+                    except RuntimeError as error:  # It asks the CPU for something in between.
+                        unrecorded = _in_short(error)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
             raise ValueError(
                 f"{self.name} cannot be compiled here, so use it without compiling; torch says: "
-                f"{reason if len(reason) <= 200 else reason[:197] + '...'}"
+                f"{_in_short(error)}"
             ) from error
+        if unrecorded:
+            warnings.warn(
+                f"{self.name} is compiled, but cannot be recorded as a CUDA graph: {unrecorded}",
+                stacklevel=4,
+            )
 
 
 def _filled_up(
@@ -175,6 +183,11 @@ def _filled_up(
     count = len(pixels)
     embeddings, tokens = run(F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, size - count)))
     return embeddings[:count], None if tokens is None else tokens[:count]
+
+
+def _in_short(error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    return reason if len(reason) <= 200 else reason[:197] + "..."
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
