@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCALIZE_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.skipif(
+needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++", "cl"))), reason="compiling needs a C++ compiler"
 )
+
+
+@needs_compiler
 def test_a_compiled_tower_embeds_as_the_tower_itself_whatever_the_number_of_crops(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,6 +44,20 @@ def test_a_compiled_tower_embeds_as_the_tower_itself_whatever_the_number_of_crop
         expected_embeddings, expected_tokens = plain.encode_crops(crops[:count])
         torch.testing.assert_close(embeddings, expected_embeddings, atol=1e-4, rtol=0)
         torch.testing.assert_close(tokens, expected_tokens, atol=1e-4, rtol=0)
+
+
+@needs_compiler
+def test_a_tower_is_compiled_once_and_not_again_in_the_middle_of_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.compiler.reset()
+    monkeypatch.setattr("localize.encoders.towers.COMPILED_BATCH", 4)
+    checkpoint = load_checkpoint(find_files(folder))
+    compiled = HuggingFaceEncoder(checkpoint, device="cpu", dtype="float32", compile=True)
+    monkeypatch.setattr("torch._dynamo.config.error_on_recompile", True)
+    compiled.encode_crops(torch.randn(3, 3, SIZE, SIZE))
+    with ThreadPoolExecutor(1) as other:
+        other.submit(compiled.encode_crops, torch.randn(7, 3, SIZE, SIZE)).result()
 
 
 def test_where_compiling_fails_it_is_said_in_one_sentence(

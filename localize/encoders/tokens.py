@@ -210,6 +210,14 @@ def as_grid(tokens: torch.Tensor) -> torch.Tensor:
     return tokens.reshape(batch, side, side, width)
 
 
+class _OfThread(threading.local):
+    """There from the first forward on, so that a compiled one finds nothing changed at its second
+    and is not compiled again."""
+
+    def __init__(self) -> None:
+        self.kept: list[torch.Tensor] = []
+
+
 class _Kept:
     """What went through some modules in the last forward, by thread.
 
@@ -218,15 +226,14 @@ class _Kept:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._of_thread = threading.local()
+        self._of_thread = _OfThread()
 
     def add(self, hidden: torch.Tensor) -> None:
-        kept = getattr(self._of_thread, "kept", [])
-        self._of_thread.kept = [*kept, hidden][-self._count :]
+        self._of_thread.kept = [*self._of_thread.kept, hidden][-self._count :]
 
     def take(self) -> list[torch.Tensor]:
         kept, self._of_thread.kept = self._of_thread.kept, []
-        return kept  # type: ignore[no-any-return]
+        return kept
 
 
 def _keep_inputs(modules: list[nn.Module]) -> _Kept:
