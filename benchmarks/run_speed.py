@@ -147,7 +147,7 @@ def memory(folder: Path, model: str, prompts: Sequence[str], few: int, many: int
     print(f"{peaks[1] / peaks[0]:.3f} times")
 
 
-PEAK = "import resource, sys; from localize.cli import main; code = main(sys.argv[1:]); "
+PEAK = "import resource, sys; from localize.cli import main; code = main(); "
 PEAK += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
 
 
