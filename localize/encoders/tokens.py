@@ -190,7 +190,7 @@ def _around(patches: torch.Tensor) -> torch.Tensor:
 def neighbourhood(
     side: int,
     prefix: int = 1,
-    device: torch.device = torch.device("cpu"),  # noqa: B008
+    device: torch.device | None = None,
 ) -> torch.Tensor:
     """NACLIP's addition to the attention logits, float32 (side², prefix + side²).
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from localize.encoders.cuda_graph import CudaGraph
+from localize.encoders.cuda_graph import CudaGraph, Run
 from localize.encoders.device import choose_device, choose_dtype, exact_convolutions
 from localize.encoders.reload import Reloadable
 from localize.encoders.texts import Texts, TextTower
@@ -104,7 +104,7 @@ class TowerEncoder(Reloadable):
         self.tokenizer = towers.tokenizer
         identity = _cache_identity(towers.identity, self.device, self.dtype)
         self._texts = Texts(self.name, identity, lambda: self.text_tower)
-        self._compiled: Any = None
+        self._compiled: Run | None = None
         if compile:
             self._crops_at_once = min(self._crops_at_once, COMPILED_BATCH)
             self._compile()
@@ -137,7 +137,7 @@ class TowerEncoder(Reloadable):
         pixels = crops.to(self.device, self.dtype)
         if self._compiled is None:
             return self.run_tower(pixels)
-        return self._compiled(pixels)  # type: ignore[no-any-return]
+        return self._compiled(pixels)
 
     def run_tower(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings and tokens, of any length, of crops on the device and in the dtype."""
@@ -175,9 +175,7 @@ class TowerEncoder(Reloadable):
 
 
 def _filled_up(
-    run: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]],
-    size: int,
-    pixels: torch.Tensor,
+    run: Run, size: int, pixels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What `run`, which takes as many crops as `size`, gives for so many or fewer."""
     count = len(pixels)
